@@ -1,0 +1,3 @@
+//! countersign-bench.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! countersign-cli.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! countersign-wg.
+
+fn main() {}

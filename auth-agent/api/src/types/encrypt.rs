@@ -1,0 +1,64 @@
+//! `countersign encrypt status`.
+
+use serde::{Deserialize, Serialize};
+
+/// Encryption between this node and the others.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EncryptStatus {
+    /// Name of the node.
+    pub node: String,
+    /// `Wireguard` or `Disabled`.
+    pub mode: String,
+    /// Network device.
+    pub device: String,
+    /// What moves the packets: `countersign-wg` (userspace) or `kernel`.
+    pub backend: String,
+    /// UDP port it listens on.
+    pub listen_port: u16,
+    /// This node's public key, base64.
+    pub public_key: String,
+    /// The other nodes.
+    pub peers: Vec<EncryptPeer>,
+    /// What is wrong on this node; empty is well.
+    pub errors: Vec<String>,
+    /// Plaintext packets of encrypted peers that were dropped.
+    pub leaks_prevented: u64,
+}
+
+impl EncryptStatus {
+    /// Whether traffic of this node is encrypted to every peer, as far as the node knows.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.mode != "Disabled"
+            && !self.mode.is_empty()
+            && self.errors.is_empty()
+            && self.peers.iter().all(|peer| peer.error.is_none())
+    }
+}
+
+/// Another node, as this one's WireGuard sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EncryptPeer {
+    /// Name of the other node.
+    pub node: String,
+    /// Its public key, base64; empty while none is verified.
+    pub public_key: String,
+    /// `address:port` that packets to it go to; empty while unknown.
+    pub endpoint: String,
+    /// Prefixes that are its.
+    pub allowed_ips: Vec<String>,
+    /// Last completed WireGuard handshake.
+    pub last_handshake: Option<u64>,
+    /// Bytes received from it.
+    pub rx_bytes: u64,
+    /// Bytes sent to it.
+    pub tx_bytes: u64,
+    /// SPIFFE ID whose SVID signed the key; empty where nobody did.
+    pub attested_by: String,
+    /// Until when the attestation holds.
+    pub attested_until: Option<u64>,
+    /// Why there is no encryption to it.
+    pub error: Option<String>,
+}

@@ -1,0 +1,65 @@
+//! `countersign policy get`.
+
+use serde::{Deserialize, Serialize};
+
+/// What is in force on this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PolicyView {
+    /// Counts up with every change.
+    pub revision: u64,
+    /// Documents known, refused ones included.
+    pub documents: Vec<PolicyDocument>,
+    /// Entries of the endpoints of this node.
+    pub entries: Vec<PolicyEntry>,
+    /// Entries left out of `entries` to keep the answer short.
+    pub entries_omitted: u64,
+}
+
+/// One policy document.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PolicyDocument {
+    /// `CiliumNetworkPolicy`, …
+    pub kind: String,
+    /// Namespace; empty for cluster-wide ones.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Rules in it.
+    pub rules: u64,
+    /// Endpoints of this node that it selects.
+    pub endpoints: u64,
+    /// Whether a rule of it asks for authentication.
+    pub auth_required: bool,
+    /// Why it was refused; none where it is in force.
+    pub refused: Option<String>,
+}
+
+/// One entry of one endpoint's policy map.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PolicyEntry {
+    /// Slot of the endpoint.
+    pub endpoint: u16,
+    /// `namespace/pod` of the endpoint.
+    pub pod: String,
+    /// `ingress` or `egress`.
+    pub direction: String,
+    /// Identity of the peer; 0 is any.
+    pub identity: u32,
+    /// `TCP`, …, or `ANY`.
+    pub protocol: String,
+    /// First port; 0 with `port_end` 0 is any.
+    pub port: u16,
+    /// Last port.
+    pub port_end: u16,
+    /// `allow` or `deny`.
+    pub verdict: String,
+    /// `none`, `required` or `test-always-fail`.
+    pub auth: String,
+    /// Higher wins.
+    pub precedence: u32,
+    /// Policies the entry comes from, `kind namespace/name`.
+    pub rules: Vec<String>,
+}

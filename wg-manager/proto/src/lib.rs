@@ -1,1 +1,30 @@
-//! countersign-wg-proto.
+//! What this node's WireGuard device should look like, and which keys may be in it. Pure.
+//!
+//! The crate promises:
+//! - A public key becomes an [`AttestedKey`] only through [`KeyRing::accept`]: its announcement is signed
+//!   by the SVID of the very node it speaks for, is in date, and is not older than what was accepted
+//!   before. Nothing else in the workspace makes that type.
+//! - [`plan`] turns "desired" and "observed" into operations in an order that never takes an address away
+//!   before its new owner has it; applying them reaches the desired state, and a second plan is empty.
+//! - Parsers ([`uapi`], [`Announcement::decode`]) are bounded and total: any input gives a value or an
+//!   error, never a panic.
+//! - Secrets are wiped when dropped and never appear in `Debug`.
+//!
+//! Nothing here reads a clock, a file, a socket or a random source.
+#![forbid(unsafe_code)]
+
+mod announcement;
+mod claims;
+mod device;
+mod key;
+
+pub mod limits;
+mod plan;
+pub mod uapi;
+
+pub use announcement::{ANNOTATION, Announcement, DecodeError, Statement};
+pub use claims::{Claims, Contested, contested};
+pub use device::{Device, Observed, Op, Peer, PeerStats};
+pub use key::{KeyError, PresharedKey, PrivateKey, PublicKey};
+
+pub use plan::{Shrink, plan};

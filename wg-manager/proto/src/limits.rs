@@ -1,0 +1,25 @@
+//! Every bound of this crate, each with its reason.
+
+/// Longest node name: a Kubernetes object name is a DNS subdomain (RFC 1123), at most 253 bytes.
+pub const MAX_NODE_NAME: usize = 253;
+/// Longest trust domain name (SPIFFE ID specification, section 2.1).
+pub const MAX_TRUST_DOMAIN: usize = 255;
+/// Longest encoded announcement. A chain of [`MAX_CHAIN`] ECDSA certificates is about 3 KiB of base64;
+/// all annotations of one object share 256 KiB.
+pub const MAX_ANNOUNCEMENT: usize = 32 * 1024;
+/// Certificates in an announcement: leaf, and up to three intermediates.
+pub const MAX_CHAIN: usize = 4;
+/// One certificate, DER.
+pub const MAX_CERTIFICATE: usize = 8 * 1024;
+/// A signature: RSA 4096 is 512 bytes, ECDSA P-384 at most 104.
+pub const MAX_SIGNATURE: usize = 1024;
+/// Nodes whose keys (or last epochs) are remembered: twice what Kubernetes supports in one cluster.
+pub const MAX_NODES: usize = 10_000;
+/// Peers in one UAPI message.
+pub const MAX_PEERS: usize = 16_384;
+/// Allowed IPs in one UAPI message, over all peers (the conformance script configures 130,560 on one peer).
+pub const MAX_ALLOWED_IPS: usize = 262_144;
+/// One UAPI message. 262,144 lines of `allowed_ip=` with an IPv6 prefix each are 15 MiB.
+pub const MAX_UAPI_MESSAGE: usize = 24 * 1024 * 1024;
+/// One line of a UAPI message: the longest is a key, `preshared_key=` and 64 digits.
+pub const MAX_UAPI_LINE: usize = 256;

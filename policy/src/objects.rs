@@ -39,6 +39,8 @@ pub struct Pod {
     pub command: Vec<String>,
     /// `env` of the first container, those with a plain value.
     pub env: BTreeMap<String, String>,
+    /// `spec.restartPolicy`, or nothing.
+    pub restart_policy: String,
     /// Named ports of all containers.
     pub ports: Vec<NamedPort>,
     /// `status.phase`, or nothing.
@@ -121,6 +123,9 @@ impl Pod {
         let account = spec.get("serviceAccountName").or_else(|| spec.get("serviceAccount"));
         if let Some(account) = account.filter(|field| field.value.as_str() != Some("")) {
             account.name()?.clone_into(&mut self.service_account);
+        }
+        if let Some(policy) = spec.get("restartPolicy") {
+            policy.string()?.clone_into(&mut self.restart_policy);
         }
         self.host_network = spec.get("hostNetwork").map_or(Ok(false), |field| field.bool())?;
         let containers = spec.get("containers").map_or(Ok(Vec::new()), |field| field.items())?;

@@ -1,3 +1,71 @@
-//! xtask.
+//! The project's own tooling: `cargo xtask …`. The Makefile's targets each call one of these.
 
-fn main() {}
+#![forbid(unsafe_code)]
+
+mod bench;
+mod build;
+mod build_ebpf;
+mod ci;
+mod deps;
+mod limits;
+mod rooms;
+mod setup;
+mod sh;
+mod size;
+mod source;
+mod tally;
+mod tree;
+
+use clap::{Parser, Subcommand};
+
+/// The project's tooling.
+#[derive(Parser)]
+#[command(name = "xtask", about)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what the machine lacks; changes nothing when all is there
+    Setup,
+    /// Build the eBPF programs
+    BuildEbpf,
+    /// Build the eBPF programs and every binary
+    Build,
+    /// Check formatting, lints, imports and sizes
+    Lint,
+    /// Lint, build, and run every test; the last line counts them
+    #[command(alias = "test")]
+    Ci,
+    /// Check who imports whom
+    Deps,
+    /// Print the budgets of functions, files, comments and tests against the tree
+    Size,
+    /// Run one benchmark, or `all` into bench/RESULTS.md
+    Bench {
+        /// Its name, or `all`
+        name: String,
+        /// Print one JSON object as the last line
+        #[arg(long)]
+        json: bool,
+        /// Passed on to the benchmark
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().task {
+        Task::Setup => setup::run(),
+        Task::BuildEbpf => build_ebpf::run(),
+        Task::Build => build::run(),
+        Task::Lint => ci::lint(),
+        Task::Ci => ci::ci(),
+        Task::Deps => deps::run(),
+        Task::Size => size::run(),
+        Task::Bench { name, .. } if name == "all" => bench::all(),
+        Task::Bench { name, json, arguments } => bench::one(&name, json, &arguments),
+    }
+}

@@ -1,0 +1,98 @@
+//! Parked frames: what the Ethernet header of a frame on the parking device says, and how many may be there.
+//!
+//! The two MAC addresses of a parked frame carry what the agent needs to know; the frame comes back through
+//! the device with the same header. Destination `[02|marker, direction, slot, slot, node, node]`, source
+//! `[02, round, identity ×4]`, numbers big endian; the ethertype stays.
+
+/// First byte of the destination of a parked frame: locally administered, unicast, and a pattern that the
+/// parking device's own chatter (multicast, broadcast) never has.
+pub const MARKER: u8 = 0xc2;
+/// First byte of the source: locally administered, unicast.
+pub const SOURCE: u8 = 0x02;
+/// `skb->mark` of a frame on its way back from parking; the low byte is the round.
+pub const MARK: u32 = 0x4353_ff00;
+/// The bits of `skb->mark` that tell.
+pub const MARK_MASK: u32 = 0xffff_ff00;
+
+/// What a parked frame says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Parked {
+    /// Direction in which the endpoint saw it, see [`crate::policy::direction`].
+    pub direction: u8,
+    /// How many times it has been parked, from 1.
+    pub round: u8,
+    /// The endpoint's slot.
+    pub slot: u16,
+    /// The peer's node.
+    pub node: u16,
+    /// The peer's identity.
+    pub remote: u32,
+}
+
+impl Parked {
+    /// The twelve bytes of the two addresses, destination first.
+    #[must_use]
+    #[inline(always)]
+    pub const fn encode(&self) -> [u8; 12] {
+        let slot = self.slot.to_be_bytes();
+        let node = self.node.to_be_bytes();
+        let [a, b, c, d] = self.remote.to_be_bytes();
+        [MARKER, self.direction, slot[0], slot[1], node[0], node[1], SOURCE, self.round, a, b, c, d]
+    }
+
+    /// Reads the two addresses; `None` where the frame is not a parked one.
+    #[must_use]
+    #[inline(always)]
+    pub const fn decode(bytes: &[u8; 12]) -> Option<Self> {
+        let [marker, direction, s1, s0, n1, n0, source, round, a, b, c, d] = *bytes;
+        if marker != MARKER || source != SOURCE || direction > 1 || round == 0 {
+            return None;
+        }
+        Some(Self {
+            direction,
+            round,
+            slot: u16::from_be_bytes([s1, s0]),
+            node: u16::from_be_bytes([n1, n0]),
+            remote: u32::from_be_bytes([a, b, c, d]),
+        })
+    }
+}
+
+/// Key of `cs_pending`: a pair at an endpoint, in the direction of the packet that waits.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct PendingKey {
+    /// Identity of the local endpoint.
+    pub local: u32,
+    /// Identity of the peer.
+    pub remote: u32,
+    /// Node of the peer.
+    pub node: u16,
+    /// The endpoint's slot.
+    pub slot: u16,
+    /// See [`crate::policy::direction`].
+    pub direction: u8,
+    /// Always zero.
+    pub pad: [u8; 3],
+}
+
+/// What a pair has used up of its places, and when it was last reported. Times of the coarse clock.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Pending {
+    /// When the window began.
+    pub window: u64,
+    /// When the pair was last reported; 0 is never.
+    pub reported: u64,
+    /// Packets parked in the window.
+    pub packets: u32,
+    /// Bytes parked in the window.
+    pub bytes: u32,
+    /// Packets since the last report.
+    pub unreported: u32,
+    /// Always zero.
+    pub pad: u32,
+}
+
+const _: () = assert!(size_of::<PendingKey>() == 16);
+const _: () = assert!(size_of::<Pending>() == 32);

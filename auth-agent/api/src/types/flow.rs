@@ -37,6 +37,10 @@ pub struct Flow {
     pub drop_reason: u8,
     /// Its name (`AUTH_REQUIRED`).
     pub drop_reason_desc: String,
+    /// Name of our own, more exact reason (`AUTH_BACKOFF`), where there is one.
+    pub drop_detail: String,
+    /// The most exact reason in words; empty where it was not dropped.
+    pub drop_text: String,
     /// `SPIRE` where the verdict depends on a proof, else empty.
     pub auth_type: String,
     /// Who sent it.
@@ -51,8 +55,10 @@ pub struct Flow {
     pub event_type: String,
     /// For people (`TCP Flags: SYN`).
     pub summary: String,
-    /// Like events that the kernel did not report since the last one.
+    /// Packets of the same flow and verdict that were not reported since the last event about them.
     pub suppressed: u64,
+    /// Packets of other flows that were not reported meanwhile.
+    pub suppressed_other: u64,
     /// Whether the packet is a reply.
     pub is_reply: Option<bool>,
 }

@@ -1,0 +1,116 @@
+//! Opening records, queueing pairs and starting handshakes.
+
+use super::Machine;
+use crate::action::Action;
+use crate::agenda::Timer;
+use crate::limits::FORGET_AFTER;
+use crate::pair::Pair;
+use crate::queue::End;
+use crate::reason::Overload;
+use crate::record::{Record, Work};
+
+impl Machine {
+    /// Makes a record, for which a failed one may have to go.
+    pub(super) fn open(&mut self, key: Pair, owner: u32, required: bool) -> Result<(), Overload> {
+        if let Some(victim) = self.table.room(owner, &self.config)? {
+            self.counters.evicted += 1;
+            self.drop_record(victim);
+        }
+        self.table.insert(key, Record::new(owner, required));
+        Ok(())
+    }
+
+    /// Puts a pair in line. When the queue is full the record goes back to rest.
+    pub(super) fn enqueue(&mut self, key: Pair) -> Result<(), Overload> {
+        let Some(owner) = self.table.get(key).map(|record| record.owner) else { return Err(Overload::Table) };
+        let Some(ticket) = self.queue.push(owner, key) else {
+            self.rest(key);
+            return Err(Overload::Queue);
+        };
+        self.table.unmark_failed(key);
+        self.clear_timer(key, Timer::Retry);
+        self.clear_timer(key, Timer::Forget);
+        if let Some(record) = self.table.get_mut(key) {
+            record.work = Work::Queued { ticket };
+        }
+        Ok(())
+    }
+
+    /// As [`Self::enqueue`], for work that no frame at hand waits for: a full queue is counted, no more.
+    pub(super) fn enqueue_own(&mut self, key: Pair) {
+        if let Err(overload) = self.enqueue(key) {
+            self.counters.count_overload(overload);
+        }
+    }
+
+    /// Starts what may start.
+    pub(super) fn pump(&mut self) {
+        while let Some((owner, key)) = self.queue.next() {
+            let wanted =
+                self.table.get(key).is_some_and(|record| record.is_live() || record.is_waiting(self.now));
+            if wanted {
+                self.start(key);
+                continue;
+            }
+            // Its packets have waited in vain, and nobody asks any more.
+            self.queue.done(owner, key.node, End::Other);
+            if let Some(record) = self.table.get_mut(key) {
+                record.work = Work::Idle;
+            }
+            self.rest(key);
+        }
+    }
+
+    /// Nothing is to be done for the pair now: remember it if it is live or has failed, forget it otherwise.
+    pub(super) fn rest(&mut self, key: Pair) {
+        let now = self.now;
+        let Some(record) = self.table.get_mut(key) else { return };
+        if record.is_live() {
+            let retry = now.saturating_add(self.config.backoff_min);
+            self.set_timer(key, Timer::Retry, retry);
+        } else if record.last_error.is_some() {
+            let until = if let Work::BackOff { until, .. } = record.work { until } else { now };
+            self.clear_timer(key, Timer::Retry);
+            self.table.mark_failed(key, now);
+            self.set_timer(key, Timer::Forget, until.max(now).saturating_add(FORGET_AFTER));
+        } else {
+            self.drop_record(key);
+        }
+    }
+
+    fn start(&mut self, key: Pair) {
+        let attempt = self.next_attempt;
+        self.next_attempt += 1;
+        self.counters.started += 1;
+        if let Some(record) = self.table.get_mut(key) {
+            record.work = Work::InFlight { attempt, since: self.now };
+        }
+        let deadline = self.now.saturating_add(self.config.handshake_deadline);
+        self.set_timer(key, Timer::Handshake, deadline);
+        self.act(Action::Start { pair: key, attempt });
+    }
+
+    /// Takes a pair out of the queue or gives its handshake up, without a verdict on it.
+    pub(super) fn stop_work(&mut self, key: Pair) {
+        let Some(record) = self.table.get_mut(key) else { return };
+        let owner = record.owner;
+        match std::mem::replace(&mut record.work, Work::Idle) {
+            Work::Queued { ticket } => self.queue.remove(owner, key.node, ticket),
+            Work::InFlight { attempt, .. } => {
+                self.clear_timer(key, Timer::Handshake);
+                self.counters.cancelled += 1;
+                self.act(Action::Cancel { pair: key, attempt });
+                self.queue.done(owner, key.node, End::Other);
+            }
+            Work::BackOff { .. } => self.clear_timer(key, Timer::Retry),
+            Work::Idle => {}
+        }
+    }
+
+    /// Forgets a record without a live entry and without work under way.
+    pub(super) fn drop_record(&mut self, key: Pair) {
+        if let Some(record) = self.table.remove(key) {
+            self.agenda.forget(&record.timers, key);
+        }
+    }
+}

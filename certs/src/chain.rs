@@ -149,8 +149,8 @@ pub fn verify_member<C: AsRef<[u8]>>(
     })
 }
 
-/// Refuses by count and size, before anything is parsed.
-pub(crate) fn check_limits<C: AsRef<[u8]>>(chain: &[C]) -> Result<(), VerifyError> {
+/// Refuses a chain by count and size, before anything is parsed. [`verify`] begins with it.
+pub fn check_limits<C: AsRef<[u8]>>(chain: &[C]) -> Result<(), VerifyError> {
     let malformed = |certificate, defect| Err(VerifyError::Malformed { certificate, defect });
     if chain.is_empty() {
         return malformed(0, Defect::EmptyChain);

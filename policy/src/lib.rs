@@ -5,9 +5,23 @@
 //! the field, its line and what to do; what is not enforced is never silently left out.
 #![forbid(unsafe_code)]
 
+pub mod diff;
+pub mod documents;
+pub mod endpoint;
 mod fields;
+pub mod identity;
+pub mod labels;
 pub mod limits;
+pub mod model;
 pub mod objects;
+pub mod repository;
+pub mod selector;
+pub mod verdicts;
 pub mod yaml;
 
+pub use diff::{Op, diff};
+pub use documents::{Settings, parse};
+pub use endpoint::EndpointPolicy;
 pub use fields::DocumentError;
+pub use model::{Policy, PolicyId};
+pub use repository::{Repository, RuleOrigin};

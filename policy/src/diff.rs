@@ -1,0 +1,205 @@
+//! From one endpoint policy to another, one map operation at a time.
+//!
+//! A packet's verdict is made of two parts, the peer's own entry and the one for every peer, and the operations
+//! change one part at a time. The order below makes every state in between safe: a packet is let through only if
+//! the old policy or the new one lets it through, and with no weaker authentication than one of them asks for.
+//! Where no authentication is involved, nothing that both let through is dropped either. With the three values
+//! of a part, *none*, *allow* and *deny*:
+//!
+//! 1. exact entries of the new policy: such packets have their final verdict at once;
+//! 2. copies of broader entries at keys that only the new policy has, so that both have the same keys (left out
+//!    where the broader entry does not change);
+//! 3. towards *deny*; 4. *none* to *allow*; 5. *allow* to *none*; 6. from *deny*;
+//! 7. keys of the old policy only, which say by now what the broader entry says; old exact entries last.
+//!
+//! Parts that change how authentication is decided hold the strictest entry from step 3 until after step 5.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use countersign_ebpf_common::policy::{PolicyEntry, PolicyKey, auth_type, flag, precedence};
+
+use crate::endpoint::{EndpointPolicy, Place, TrieKey, tier};
+use crate::identity::reserved;
+
+/// One operation on the maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Op {
+    /// Adds or replaces an entry of the exact map.
+    SetExact(PolicyKey, PolicyEntry),
+    /// Takes an entry out of the exact map.
+    DeleteExact(PolicyKey),
+    /// Adds or replaces an entry of the trie; the number is the prefix length in bits.
+    Set(PolicyKey, u8, PolicyEntry),
+    /// Takes an entry out of the trie.
+    Delete(PolicyKey, u8),
+}
+
+/// Steps, in the order in which they are done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    SetExact,
+    Copy,
+    Deny,
+    Strict,
+    Open,
+    Close,
+    Relax,
+    Lift,
+    Clean,
+    DeleteExact,
+}
+
+/// The operations that turn `old` into `new`, in an order that is safe at every point.
+#[must_use]
+pub fn diff(old: &EndpointPolicy, new: &EndpointPolicy) -> Vec<Op> {
+    let mut plan = Plan { old, new, asking: Asking::of(old, new), steps: BTreeMap::new() };
+    plan.exact();
+    let keys: BTreeSet<&TrieKey> = old.entries.keys().chain(new.entries.keys()).collect();
+    for (key, bits) in keys {
+        plan.cell(*key, *bits);
+    }
+    plan.steps.into_values().flatten().collect()
+}
+
+/// Which peers authentication is asked of, before or after, by direction.
+struct Asking {
+    peers: BTreeSet<(u8, u32)>,
+    strictest: u8,
+}
+
+impl Asking {
+    fn of(old: &EndpointPolicy, new: &EndpointPolicy) -> Self {
+        let entries =
+            old.entries.iter().chain(&new.entries).filter(|(_, entry)| entry.auth_type != auth_type::NONE);
+        let mut asking = Self { peers: BTreeSet::new(), strictest: auth_type::SPIRE };
+        for ((key, _), entry) in entries {
+            asking.peers.insert((key.direction, key.identity));
+            asking.strictest = asking.strictest.max(entry.auth_type);
+        }
+        asking
+    }
+
+    /// Whether a change at this key may change what somebody is asked for.
+    fn concerns(&self, key: &PolicyKey) -> bool {
+        if key.identity == reserved::UNKNOWN {
+            return self.peers.iter().any(|(direction, _)| *direction == key.direction);
+        }
+        [key.identity, reserved::UNKNOWN].iter().any(|peer| self.peers.contains(&(key.direction, *peer)))
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    None,
+    Allow,
+    Deny,
+}
+
+fn part(entry: Option<&PolicyEntry>) -> Part {
+    match entry {
+        None => Part::None,
+        Some(entry) if entry.flags & flag::DENY != 0 => Part::Deny,
+        Some(_) => Part::Allow,
+    }
+}
+
+struct Plan<'a> {
+    old: &'a EndpointPolicy,
+    new: &'a EndpointPolicy,
+    asking: Asking,
+    steps: BTreeMap<Step, Vec<Op>>,
+}
+
+impl Plan<'_> {
+    fn push(&mut self, step: Step, op: Op) {
+        self.steps.entry(step).or_default().push(op);
+    }
+
+    fn exact(&mut self) {
+        let (old, new) = (self.old, self.new);
+        for (key, entry) in new.exact.iter().filter(|(key, entry)| old.exact.get(key) != Some(entry)) {
+            self.push(Step::SetExact, Op::SetExact(*key, *entry));
+        }
+        for key in old.exact.keys().filter(|key| !new.exact.contains_key(key)) {
+            self.push(Step::DeleteExact, Op::DeleteExact(*key));
+        }
+    }
+
+    /// Plans the way of one key from what it says under the old policy to what it says under the new one.
+    fn cell(&mut self, key: PolicyKey, bits: u8) {
+        let (here_before, here_after) =
+            (self.old.entries.get(&(key, bits)), self.new.entries.get(&(key, bits)));
+        if here_before == here_after {
+            return;
+        }
+        let (before, after) = (effective(self.old, &key, bits), effective(self.new, &key, bits));
+        let stable = self.stands_on_unchanged(&key, bits);
+        if let (None, Some(copy), false) = (here_before, before, stable) {
+            self.push(Step::Copy, Op::Set(key, bits, *copy));
+        }
+        let stays = here_after.is_some() || !stable;
+        let last = after.filter(|_| stays).map_or(Op::Delete(key, bits), |entry| Op::Set(key, bits, *entry));
+        let strict = self.is_delicate(&key, before, after);
+        if strict {
+            let step = if part(before) == Part::None { Step::Open } else { Step::Strict };
+            self.push(step, Op::Set(key, bits, self.strictest(before.or(after))));
+        }
+        match (part(before), part(after)) {
+            (_, Part::Deny) => self.push(Step::Deny, last),
+            (Part::Deny, _) => self.push(Step::Lift, last),
+            (_, Part::None) => self.push(Step::Close, last),
+            (_, Part::Allow) if strict => self.push(Step::Relax, last),
+            (_, Part::Allow) => self.push(Step::Open, last),
+        }
+        if stays && here_after.is_none() && after.is_some() {
+            self.push(Step::Clean, Op::Delete(key, bits));
+        }
+    }
+
+    /// Whether the nearest broader key of either policy says the same in both: then nothing under it changes
+    /// before this key does, and it needs no copy to stand on.
+    fn stands_on_unchanged(&self, key: &PolicyKey, bits: u8) -> bool {
+        let place = Place { protocol: key.protocol, port: u16::from_be(key.port_be), bits };
+        let at = |policy: &EndpointPolicy, place: Place| {
+            let key = PolicyKey { protocol: place.protocol, port_be: place.port.to_be(), ..*key };
+            policy.entries.get(&(key, place.bits)).copied()
+        };
+        let mut around = place.broader().map(|place| (at(self.old, place), at(self.new, place)));
+        around
+            .find(|(before, after)| before.is_some() || after.is_some())
+            .is_some_and(|(before, after)| before == after)
+    }
+
+    /// Whether the way from one entry to the other must lead over the strictest one.
+    fn is_delicate(
+        &self,
+        key: &PolicyKey,
+        before: Option<&PolicyEntry>,
+        after: Option<&PolicyEntry>,
+    ) -> bool {
+        let deny = part(before) == Part::Deny || part(after) == Part::Deny;
+        let weight = |e: &PolicyEntry| (e.precedence, e.auth_type, e.flags, e.prefix_bits);
+        !deny && before.map(weight) != after.map(weight) && self.asking.concerns(key)
+    }
+
+    /// An entry that wins over every other that allows, and asks for the most.
+    fn strictest(&self, like: Option<&PolicyEntry>) -> PolicyEntry {
+        PolicyEntry {
+            precedence: precedence(tier::NORMAL, false),
+            rule_id: like.map_or(0, |entry| entry.rule_id),
+            auth_type: self.asking.strictest,
+            flags: flag::AUTH_EXPLICIT,
+            prefix_bits: u8::MAX,
+            pad: 0,
+        }
+    }
+}
+
+/// What a policy says at a key: its own entry, or that of the longest broader one.
+fn effective<'a>(policy: &'a EndpointPolicy, key: &PolicyKey, bits: u8) -> Option<&'a PolicyEntry> {
+    if policy.slot.to_be() != key.slot_be {
+        return None;
+    }
+    let place = Place { protocol: key.protocol, port: u16::from_be(key.port_be), bits };
+    policy.longest(key.direction, key.identity, place)
+}

@@ -29,22 +29,19 @@ pub enum FlowEvent {
 pub enum LossSource {
     /// Between the kernel and the agent.
     RingBuffer,
-    /// In the store: overwritten before this reader asked for them.
-    Store,
     /// On the way to this reader, which reads too slowly.
     Subscriber,
 }
 
 impl LossSource {
     /// All of them, in order.
-    pub const ALL: [Self; 3] = [Self::RingBuffer, Self::Store, Self::Subscriber];
+    pub const ALL: [Self; 2] = [Self::RingBuffer, Self::Subscriber];
 
     /// Its name, as in JSON and in metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::RingBuffer => "ring_buffer",
-            Self::Store => "store",
             Self::Subscriber => "subscriber",
         }
     }

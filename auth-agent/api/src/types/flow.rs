@@ -13,8 +13,7 @@ pub enum FlowEvent {
     Flow(Flow),
     /// Flows that cannot be shown.
     Lost {
-        /// Where: `ring_buffer` (kernel to agent), `store` (overwritten before they were read), `subscriber`
-        /// (this client reads too slowly).
+        /// Where: `ring_buffer` (kernel to agent), `subscriber` (this client reads too slowly).
         source: String,
         /// How many.
         count: u64,

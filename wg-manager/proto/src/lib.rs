@@ -15,16 +15,18 @@
 
 mod announcement;
 mod claims;
+mod desired;
 mod device;
 mod key;
-
+mod key_ring;
 pub mod limits;
 mod plan;
 pub mod uapi;
 
 pub use announcement::{ANNOTATION, Announcement, DecodeError, Statement};
 pub use claims::{Claims, Contested, contested};
+pub use desired::{Desired, Goal, OwnNode, RemoteNode};
 pub use device::{Device, Observed, Op, Peer, PeerStats};
 pub use key::{KeyError, PresharedKey, PrivateKey, PublicKey};
-
+pub use key_ring::{AnnounceError, AttestedKey, KeyRing, Refusal, announce, node_id};
 pub use plan::{Shrink, plan};

@@ -13,7 +13,7 @@ pub const MAX_CHAIN: usize = 4;
 pub const MAX_CERTIFICATE: usize = 8 * 1024;
 /// A signature: RSA 4096 is 512 bytes, ECDSA P-384 at most 104.
 pub const MAX_SIGNATURE: usize = 1024;
-/// Nodes whose keys (or last epochs) are remembered: twice what Kubernetes supports in one cluster.
+/// Nodes whose keys, and whose last epochs, are remembered: twice what Kubernetes supports in one cluster.
 pub const MAX_NODES: usize = 10_000;
 /// Peers in one UAPI message.
 pub const MAX_PEERS: usize = 16_384;

@@ -84,9 +84,7 @@ pub fn parse_request(message: &str) -> Result<Request, UapiError> {
     }
 }
 
-fn parse_set<'a>(
-    lines: impl Iterator<Item = Result<Line<'a>, UapiError>>,
-) -> Result<SetRequest, UapiError> {
+fn parse_set<'a>(lines: impl Iterator<Item = Result<Line<'a>, UapiError>>) -> Result<SetRequest, UapiError> {
     let mut request = SetRequest::default();
     let mut budget = Budget::default();
     for line in lines {

@@ -1,0 +1,31 @@
+//! Every bound and period of this crate, each with its reason.
+
+use std::time::Duration;
+
+/// One conversation with the device. A reply of the largest size takes milliseconds; a device that is busy
+/// with a handshake flood still answers within a second.
+pub const UAPI_TIMEOUT: Duration = Duration::from_secs(5);
+/// Operations in one request: a few hundred peers' worth, so that a request stays far below the limit on
+/// messages and other users of the socket get their turn.
+pub const OPS_PER_REQUEST: usize = 256;
+/// How often the device is compared with what it should be. Someone's `wg set` is undone within this time.
+pub const RECONCILE_EVERY: Duration = Duration::from_secs(2);
+/// First wait after a failed reconcile; doubles up to [`RECONCILE_EVERY`].
+pub const RETRY_FIRST: Duration = Duration::from_millis(100);
+/// Commands waiting for the manager's task. Callers wait when it is full.
+pub const COMMANDS: usize = 16;
+/// One netlink request.
+pub const NETLINK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Persistent keepalive: below the 30 s after which common firewalls and NATs forget a UDP flow. It also
+/// makes the device start the handshake at once, so that the first pod packet finds a session.
+pub const KEEPALIVE_SECONDS: u16 = 25;
+/// The `protocol` of routes made here. Unassigned in the kernel's and iproute2's lists (rt_protos); routes
+/// with another number are never touched.
+pub const ROUTE_PROTOCOL: u8 = 0xc5;
+/// Metric of the routes into the device. Not the 0 of connected and of most static IPv4 routes: a route to
+/// the same prefix that somebody else made must not be replaced.
+pub const DEVICE_METRIC: u32 = 50;
+/// Metric of the fallback routes: worse than any other route to the same prefix.
+pub const FALLBACK_METRIC: u32 = 0x7fff_ff00;
+/// The key file: 45 bytes of key and a number.
+pub const MAX_KEY_FILE: u64 = 256;

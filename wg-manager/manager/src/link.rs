@@ -1,0 +1,248 @@
+//! The device as the kernel sees it: up, MTU, and the routes that lead into it.
+//!
+//! Every remote pod prefix gets two routes: one into the device (only if its node's key is proved), and a
+//! fallback of type `unreachable` with the worst metric. When the device goes away its routes go with it,
+//! and the fallback keeps pod packets from taking the default route in the clear.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use countersign_wg_proto::Shrink;
+use futures::TryStreamExt as _;
+use ipnet::IpNet;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType,
+};
+use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
+use tokio::time::timeout;
+
+use crate::limits::{DEVICE_METRIC, FALLBACK_METRIC, NETLINK_TIMEOUT, ROUTE_PROTOCOL};
+
+/// Why the kernel's side could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No netlink socket.
+    #[error("netlink: {0}")]
+    Socket(#[from] std::io::Error),
+    /// There is no device of this name in this network namespace.
+    #[error("there is no device {0} here: the data plane is not running")]
+    NoDevice(String),
+    /// A request failed.
+    #[error("netlink, {doing}: {source}")]
+    Request {
+        /// What was asked.
+        doing: String,
+        /// What the kernel said.
+        source: rtnetlink::Error,
+    },
+    /// The kernel did not answer.
+    #[error("netlink, {doing}: no answer within {} s", NETLINK_TIMEOUT.as_secs())]
+    Timeout {
+        /// What was asked.
+        doing: String,
+    },
+}
+
+/// Where packets to a prefix go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Via {
+    /// Into the device with this index.
+    Device(u32),
+    /// Nowhere; the sender is told.
+    Unreachable,
+}
+
+/// The routes there should be: for each remote prefix, whether it may use the device.
+pub type Wanted = BTreeMap<IpNet, bool>;
+
+/// A netlink connection to the network namespace it was made in.
+#[derive(Debug)]
+pub struct Link {
+    handle: Handle,
+    device: String,
+    mtu: u32,
+    connection: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+impl Link {
+    /// Connect. Must be called within a tokio runtime, on a thread in the device's network namespace.
+    pub fn new(device: &str, mtu: u32) -> Result<Self, Error> {
+        let (connection, handle, _) = rtnetlink::new_connection()?;
+        let connection = tokio::spawn(connection);
+        Ok(Self { handle, device: device.to_owned(), mtu, connection })
+    }
+
+    /// Give every remote prefix its fallback route. True if something had to be changed.
+    pub async fn set_fallbacks(&self, wanted: &Wanted) -> Result<bool, Error> {
+        let existing = self.own_routes().await?;
+        let goal: BTreeSet<(IpNet, Via)> = wanted.keys().map(|net| (*net, Via::Unreachable)).collect();
+        self.add_routes(goal.difference(&existing)).await
+    }
+
+    /// Bring the device up, lead into it what may go there, and take away routes that should not be. True if
+    /// something had to be changed.
+    ///
+    /// With [`Shrink::Forbidden`], routes of prefixes that `wanted` does not name stay.
+    pub async fn set_device_routes(&self, wanted: &Wanted, shrink: Shrink) -> Result<bool, Error> {
+        let link = self.find_link().await?;
+        let mut changed = self.bring_up(&link).await?;
+        let existing = self.own_routes().await?;
+        let through = Via::Device(link.header.index);
+        let fallback = wanted.keys().map(|net| (*net, Via::Unreachable));
+        let allowed = wanted.iter().filter(|(_, allowed)| **allowed).map(|(net, _)| (*net, through));
+        let goal: BTreeSet<(IpNet, Via)> = fallback.chain(allowed).collect();
+        changed |= self.add_routes(goal.difference(&existing)).await?;
+        let known = |net: &IpNet| shrink == Shrink::Allowed || wanted.contains_key(net);
+        changed |= self.remove_routes(existing.difference(&goal).filter(|(net, _)| known(net))).await?;
+        Ok(changed)
+    }
+
+    async fn find_link(&self) -> Result<LinkMessage, Error> {
+        let mut found = self.handle.link().get().match_name(self.device.clone()).execute();
+        match within("finding the device", found.try_next()).await {
+            Ok(Some(link)) => Ok(link),
+            Ok(None) => Err(Error::NoDevice(self.device.clone())),
+            Err(Error::Request { source: rtnetlink::Error::NetlinkError(error), .. })
+                if error.raw_code() == -libc::ENODEV =>
+            {
+                Err(Error::NoDevice(self.device.clone()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn bring_up(&self, link: &LinkMessage) -> Result<bool, Error> {
+        let up = link.header.flags.contains(LinkFlags::Up);
+        let has_mtu = |attribute: &LinkAttribute| *attribute == LinkAttribute::Mtu(self.mtu);
+        if up && link.attributes.iter().any(has_mtu) {
+            return Ok(false);
+        }
+        let request = LinkUnspec::new_with_index(link.header.index).mtu(self.mtu).up().build();
+        within("bringing the device up", self.handle.link().set(request).execute()).await?;
+        Ok(true)
+    }
+
+    async fn own_routes(&self) -> Result<BTreeSet<(IpNet, Via)>, Error> {
+        let mut own = BTreeSet::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut request = RouteMessage::default();
+            request.header.address_family = family;
+            let all = self.handle.route().get(request).execute().try_collect::<Vec<_>>();
+            own.extend(within("listing routes", all).await?.iter().filter_map(parse_own));
+        }
+        Ok(own)
+    }
+
+    async fn add_routes(&self, routes: impl Iterator<Item = &(IpNet, Via)>) -> Result<bool, Error> {
+        let mut changed = false;
+        for (net, via) in routes {
+            let doing = format!("adding the route to {net}");
+            within(&doing, self.handle.route().add(message(net, *via)).replace().execute()).await?;
+            changed = true;
+        }
+        Ok(changed)
+    }
+
+    async fn remove_routes(&self, routes: impl Iterator<Item = &(IpNet, Via)>) -> Result<bool, Error> {
+        let mut changed = false;
+        for (net, via) in routes {
+            let doing = format!("removing the route to {net}");
+            match within(&doing, self.handle.route().del(message(net, *via)).execute()).await {
+                // It went by itself, with its device.
+                Err(Error::Request { source: rtnetlink::Error::NetlinkError(error), .. })
+                    if error.raw_code() == -libc::ESRCH => {}
+                result => result?,
+            }
+            changed = true;
+        }
+        Ok(changed)
+    }
+}
+
+async fn within<T>(
+    doing: &str,
+    request: impl Future<Output = Result<T, rtnetlink::Error>>,
+) -> Result<T, Error> {
+    match timeout(NETLINK_TIMEOUT, request).await {
+        Ok(result) => result.map_err(|source| Error::Request { doing: doing.to_owned(), source }),
+        Err(_) => Err(Error::Timeout { doing: doing.to_owned() }),
+    }
+}
+
+fn message(net: &IpNet, via: Via) -> RouteMessage {
+    let builder = match net {
+        IpNet::V4(net) => {
+            let builder = RouteMessageBuilder::<std::net::Ipv4Addr>::new();
+            builder.destination_prefix(net.network(), net.prefix_len()).build()
+        }
+        IpNet::V6(net) => {
+            let builder = RouteMessageBuilder::<std::net::Ipv6Addr>::new();
+            builder.destination_prefix(net.network(), net.prefix_len()).build()
+        }
+    };
+    let mut message = builder;
+    message.header.protocol = RouteProtocol::from(ROUTE_PROTOCOL);
+    match via {
+        Via::Device(index) => {
+            message.attributes.push(RouteAttribute::Oif(index));
+            message.attributes.push(RouteAttribute::Priority(DEVICE_METRIC));
+        }
+        Via::Unreachable => {
+            message.header.kind = RouteType::Unreachable;
+            message.attributes.push(RouteAttribute::Priority(FALLBACK_METRIC));
+        }
+    }
+    message
+}
+
+/// A route that this crate made, or nothing.
+fn parse_own(route: &RouteMessage) -> Option<(IpNet, Via)> {
+    let header = &route.header;
+    if header.protocol != RouteProtocol::from(ROUTE_PROTOCOL) || header.table != RouteHeader::RT_TABLE_MAIN {
+        return None;
+    }
+    let mut destination = match header.address_family {
+        AddressFamily::Inet => IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+        _ => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
+    };
+    let mut oif = 0;
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = IpAddr::V4(*address),
+            RouteAttribute::Destination(RouteAddress::Inet6(address)) => destination = IpAddr::V6(*address),
+            RouteAttribute::Oif(index) => oif = *index,
+            _ => {}
+        }
+    }
+    let net = IpNet::new(destination, header.destination_prefix_length).ok()?;
+    match header.kind {
+        RouteType::Unreachable => Some((net, Via::Unreachable)),
+        _ => Some((net, Via::Device(oif))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_routes_are_recognised_and_others_are_not() {
+        for net in ["10.0.1.0/24", "0.0.0.0/0", "fd00:1::/64", "10.1.2.3/32"] {
+            let net: IpNet = net.parse().unwrap();
+            for via in [Via::Device(7), Via::Unreachable] {
+                assert_eq!(parse_own(&message(&net, via)), Some((net, via)));
+            }
+            let mut foreign = message(&net, Via::Device(7));
+            foreign.header.protocol = RouteProtocol::Static;
+            assert_eq!(parse_own(&foreign), None);
+        }
+    }
+}

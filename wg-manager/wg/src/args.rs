@@ -1,0 +1,39 @@
+//! The command line.
+
+use clap::Parser;
+
+use crate::limits::MAX_NAME;
+
+/// A WireGuard device in user space, configured with wg(8).
+///
+/// Creates the TUN device INTERFACE and serves its configuration at /var/run/wireguard/INTERFACE.sock.
+/// Without --foreground the program goes to the background, and returns when device and socket are there.
+/// The device exists as long as the process does.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "countersign-wg", version)]
+pub struct Args {
+    /// The device's name.
+    #[arg(value_parser = interface)]
+    pub interface: String,
+    /// Stay in the foreground, and log to standard error.
+    #[arg(short, long, env = "WG_PROCESS_FOREGROUND", value_parser = clap::builder::BoolishValueParser::new(),
+          num_args = 0, default_value_t = false, default_missing_value = "true")]
+    pub foreground: bool,
+    /// The device's MTU: that of the network below, less 80 (60 if that is IPv4 only).
+    #[arg(long, env = "COUNTERSIGN_WG_MTU", default_value_t = 1420, value_parser = clap::value_parser!(u16).range(576..=65_535))]
+    pub mtu: u16,
+    /// What is logged: error, warn, info, debug or trace.
+    #[arg(long, env = "COUNTERSIGN_WG_LOG", default_value = "info")]
+    pub log_level: tracing::Level,
+    /// Write a line to this file descriptor, and close it, when device and socket are there.
+    #[arg(long, value_name = "FD")]
+    pub ready_fd: Option<i32>,
+}
+
+fn interface(name: &str) -> Result<String, String> {
+    let plain = |byte: u8| byte.is_ascii_graphic() && byte != b'/' && byte != b':' && byte != b'%';
+    if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(plain) || name == "." || name == ".." {
+        return Err(format!("an interface name has 1 to {MAX_NAME} plain characters"));
+    }
+    Ok(name.to_owned())
+}

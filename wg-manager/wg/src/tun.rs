@@ -1,0 +1,167 @@
+//! The TUN device: large packets in both directions.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::sync::Arc;
+use std::vec::Drain;
+
+use gotatun::packet::{Ip, Packet, PacketBufPool};
+use gotatun::tun::{IpRecv, IpSend, MtuWatcher};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, watch};
+
+use crate::limits::{BATCH, MAX_PACKET, MTU_EVERY, TUN_QUEUE, TUN_READS};
+use crate::offload::{self, VNET_HDR, VnetHdr};
+use crate::tun_sys;
+
+/// A TUN device that exists as long as this value (or a clone) does.
+#[derive(Clone)]
+pub struct Tun {
+    fd: Arc<AsyncFd<File>>,
+    mtu: MtuWatcher,
+    /// To the task that joins packets and writes them.
+    writer: mpsc::Sender<Packet<Ip>>,
+}
+
+/// The reading end.
+pub struct Reader {
+    tun: Tun,
+    ready: Vec<Packet<Ip>>,
+}
+
+impl Tun {
+    /// Create the device. Must be called within a tokio runtime.
+    pub fn create(name: &str, mtu: u16) -> io::Result<Self> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+            .open("/dev/net/tun")?;
+        tun_sys::attach(&file, name)?;
+        tun_sys::set_mtu(name, mtu)?;
+        no_link_local_address(name);
+        // SAFETY: the File owns its descriptor, and is neither replaced nor given away while registered.
+        let fd = Arc::new(unsafe { AsyncFd::register(file) }?);
+        let (writer, packets) = mpsc::channel(TUN_QUEUE);
+        tokio::spawn(write_packets(Arc::clone(&fd), packets));
+        Ok(Self { fd, mtu: watch_mtu(name.to_owned(), mtu), writer })
+    }
+
+    /// An end to read packets from. There should be one at a time.
+    pub fn reader(&self) -> Reader {
+        Reader { tun: self.clone(), ready: Vec::new() }
+    }
+}
+
+/// The kernel would give the device an IPv6 link-local address and send solicitations into it; WireGuard
+/// devices have none.
+fn no_link_local_address(name: &str) {
+    let path = format!("/proc/sys/net/ipv6/conf/{name}/addr_gen_mode");
+    if let Err(error) = std::fs::write(path, "1") {
+        tracing::debug!(%error, "the device will have a link-local address");
+    }
+}
+
+fn watch_mtu(name: String, mtu: u16) -> MtuWatcher {
+    let (sender, receiver) = watch::channel(mtu);
+    tokio::spawn(async move {
+        while !sender.is_closed() {
+            tokio::time::sleep(MTU_EVERY).await;
+            // Fails when the device was moved to another namespace; then it stays as it was.
+            if let Ok(now) = tun_sys::mtu(&name) {
+                sender.send_if_modified(|mtu| std::mem::replace(mtu, now) != now);
+            }
+        }
+    });
+    MtuWatcher::from(receiver)
+}
+
+impl IpRecv for Reader {
+    async fn recv<'a>(
+        &'a mut self,
+        pool: &mut PacketBufPool,
+    ) -> io::Result<impl Iterator<Item = Packet<Ip>> + Send + 'a> {
+        self.ready.clear();
+        while self.ready.is_empty() {
+            let mut guard = self.tun.fd.readable().await?;
+            let read = guard.try_io(|fd| read_packets(fd.get_ref(), pool, &mut self.ready));
+            if let Ok(result) = read {
+                result?;
+            }
+        }
+        let all: Drain<'a, Packet<Ip>> = self.ready.drain(..);
+        Ok(all)
+    }
+
+    fn mtu(&self) -> MtuWatcher {
+        self.tun.mtu.clone()
+    }
+}
+
+/// Reads until there is nothing more, or enough. `WouldBlock` only if nothing was read.
+fn read_packets(mut file: &File, pool: &PacketBufPool, ready: &mut Vec<Packet<Ip>>) -> io::Result<()> {
+    let mut buffer = [0; VNET_HDR + MAX_PACKET];
+    for _ in 0..TUN_READS {
+        let length = match file.read(&mut buffer) {
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && !ready.is_empty() => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let Some((header, packet)) = buffer[..length].split_first_chunk_mut() else { continue };
+        let emitted = offload::split(VnetHdr::decode(header), packet, |header, payload| {
+            ready.extend(pooled(pool, header, payload));
+        });
+        if emitted.is_err() {
+            tracing::debug!(length, "the kernel handed over a packet that cannot be cut");
+        }
+    }
+    Ok(())
+}
+
+fn pooled(pool: &PacketBufPool, header: &[u8], payload: &[u8]) -> Option<Packet<Ip>> {
+    let mut packet = pool.get();
+    let bytes = packet.buf_mut();
+    bytes.clear();
+    bytes.extend_from_slice(header);
+    bytes.extend_from_slice(payload);
+    packet.try_into_ip().ok()
+}
+
+impl IpSend for Tun {
+    async fn send(&mut self, packet: Packet<Ip>) -> io::Result<()> {
+        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        self.writer.send(packet).await.map_err(gone)
+    }
+}
+
+/// Takes what has gathered, joins it, and writes it.
+async fn write_packets(fd: Arc<AsyncFd<File>>, mut packets: mpsc::Receiver<Packet<Ip>>) {
+    let mut gathered = Vec::with_capacity(BATCH);
+    while packets.recv_many(&mut gathered, BATCH).await > 0 {
+        let mut batch: Vec<Packet> = gathered.drain(..).map(Packet::into_bytes).collect();
+        for group in offload::group(&batch) {
+            let header = group.seal(&mut batch).encode();
+            let mut slices = Vec::with_capacity(group.members.len() + 1);
+            slices.push(IoSlice::new(&header));
+            for (at, member) in group.members.iter().enumerate() {
+                let packet: &[u8] = &batch[*member];
+                slices.push(IoSlice::new(if at == 0 { packet } else { group.payload_of(packet) }));
+            }
+            if let Err(error) = write_one(&fd, &slices).await {
+                // The device is down, or the packet is not one: nobody waits for it.
+                tracing::trace!(%error, "a packet could not be written to the device");
+            }
+        }
+    }
+}
+
+async fn write_one(fd: &AsyncFd<File>, slices: &[IoSlice<'_>]) -> io::Result<()> {
+    loop {
+        match fd.get_ref().write_vectored(slices) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return result.map(|_| ()),
+        }
+        fd.writable().await?.clear_ready();
+    }
+}

@@ -1,0 +1,64 @@
+//! The system calls on a TUN device that no safe library offers.
+
+use std::fs::File;
+use std::io;
+use std::net::UdpSocket;
+use std::os::fd::AsRawFd as _;
+
+use crate::limits::MAX_NAME;
+
+/// `TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6`: packets without checksums, and uncut TCP packets.
+const OFFLOADS: libc::c_uint = 0x01 | 0x02 | 0x04;
+
+/// Make `file` (an open `/dev/net/tun`) the device `name`.
+pub fn attach(file: &File, name: &str) -> io::Result<()> {
+    let mut request = request(name)?;
+    // The flags all fit: the largest is 0x4000.
+    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+    // SAFETY: TUNSETIFF reads and writes one ifreq, which `request` is, for the duration of the call.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
+    // SAFETY: TUNSETOFFLOAD takes its argument by value.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(OFFLOADS)) })
+}
+
+/// Set the MTU of the device `name` of this network namespace.
+pub fn set_mtu(name: &str, mtu: u16) -> io::Result<()> {
+    let mut request = request(name)?;
+    request.ifr_ifru.ifru_mtu = libc::c_int::from(mtu);
+    let socket = any_socket()?;
+    // SAFETY: SIOCSIFMTU reads one ifreq, which `request` is, for the duration of the call.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFMTU, &raw mut request) })
+}
+
+/// The MTU of the device `name` of this network namespace.
+pub fn mtu(name: &str) -> io::Result<u16> {
+    let mut request = request(name)?;
+    let socket = any_socket()?;
+    // SAFETY: SIOCGIFMTU writes one ifreq, which `request` is, for the duration of the call.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFMTU, &raw mut request) })?;
+    // SAFETY: the call succeeded, so the kernel has filled in the MTU; any bits make a c_int.
+    let mtu = unsafe { request.ifr_ifru.ifru_mtu };
+    u16::try_from(mtu).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+/// Device ioctls need some socket of the namespace.
+fn any_socket() -> io::Result<UdpSocket> {
+    UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0))
+        .or_else(|_| UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0)))
+}
+
+fn request(name: &str) -> io::Result<libc::ifreq> {
+    if name.is_empty() || name.len() > MAX_NAME {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    // SAFETY: ifreq is plain data; all zero is a valid value of it.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    Ok(request)
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

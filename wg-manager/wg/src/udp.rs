@@ -1,0 +1,158 @@
+//! The UDP socket: datagrams of one size to one peer leave in one system call.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use gotatun::packet::{Packet, PacketBufPool};
+use gotatun::udp::socket::{UdpSocket, UdpSocketFactory};
+use gotatun::udp::{UdpRecv, UdpSend, UdpTransportFactory, UdpTransportFactoryParams};
+use nix::sys::socket::sockopt::{RcvBufForce, SndBufForce};
+use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg, setsockopt};
+use tokio::io::Interest;
+
+use crate::limits::{BATCH, MAX_SEGMENTS, MAX_SEND, SOCKET_BUFFER};
+
+/// Opens [`Socket`]s.
+#[derive(Default)]
+pub struct Factory(UdpSocketFactory);
+
+/// A socket for both IP versions.
+#[derive(Clone)]
+pub struct Socket {
+    inner: UdpSocket,
+    /// The path's interface can complete checksums of joined datagrams. Until it says otherwise.
+    joins: Arc<AtomicBool>,
+}
+
+impl UdpTransportFactory for Factory {
+    type Send = Socket;
+    type Recv = Socket;
+
+    async fn bind(&mut self, params: &UdpTransportFactoryParams) -> io::Result<(Socket, Socket)> {
+        let (inner, _) = self.0.bind(params).await?;
+        // Beyond the system's limit, as root may; if not, the default has to do.
+        let grown = setsockopt(&inner, RcvBufForce, &SOCKET_BUFFER)
+            .and_then(|()| setsockopt(&inner, SndBufForce, &SOCKET_BUFFER));
+        if let Err(error) = grown {
+            tracing::debug!(%error, "socket buffers stay small");
+        }
+        let socket = Socket { inner, joins: Arc::new(AtomicBool::new(true)) };
+        Ok((socket.clone(), socket))
+    }
+}
+
+impl UdpRecv for Socket {
+    type RecvManyBuf = <UdpSocket as UdpRecv>::RecvManyBuf;
+
+    async fn recv_from(&mut self, pool: &mut PacketBufPool) -> io::Result<(Packet, SocketAddr)> {
+        self.inner.recv_from(pool).await
+    }
+
+    async fn recv_many_from(
+        &mut self,
+        buffer: &mut Self::RecvManyBuf,
+        pool: &mut PacketBufPool,
+        packets: &mut Vec<(Packet, SocketAddr)>,
+    ) -> io::Result<()> {
+        // An error the network reported about one datagram must not end the socket.
+        while let Err(error) = self.inner.recv_many_from(buffer, pool, packets).await {
+            match error.raw_os_error() {
+                Some(libc::EBADF | libc::ENOTSOCK | libc::EINVAL | libc::EFAULT) | None => return Err(error),
+                Some(_) => tracing::debug!(%error, "receiving"),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl UdpSend for Socket {
+    type SendManyBuf = ();
+
+    async fn send_to(&self, packet: Packet, destination: SocketAddr) -> io::Result<()> {
+        self.inner.send_to(packet, destination).await
+    }
+
+    fn max_number_of_packets_to_send(&self) -> usize {
+        BATCH
+    }
+
+    async fn send_many_to(&self, (): &mut (), packets: &mut Vec<(Packet, SocketAddr)>) -> io::Result<()> {
+        let mut rest = packets.as_slice();
+        while !rest.is_empty() {
+            let (run, after) = rest.split_at(run_length(rest));
+            self.send_run(run).await;
+            rest = after;
+        }
+        packets.clear();
+        Ok(())
+    }
+
+    fn local_addr(&self) -> io::Result<Option<SocketAddr>> {
+        UdpSend::local_addr(&self.inner)
+    }
+
+    fn set_fwmark(&self, mark: u32) -> io::Result<()> {
+        self.inner.set_fwmark(mark)
+    }
+}
+
+/// How many of the first datagrams can leave together: same destination, same size (the last may be
+/// shorter).
+fn run_length(packets: &[(Packet, SocketAddr)]) -> usize {
+    let Some((first, destination)) = packets.first() else { return 0 };
+    let size = first.len();
+    let mut total = 0;
+    for (at, (packet, to)) in packets.iter().enumerate() {
+        total += packet.len();
+        if to != destination || packet.len() > size || at == MAX_SEGMENTS || (at > 0 && total > MAX_SEND) {
+            return at;
+        }
+        if packet.len() < size {
+            return at + 1;
+        }
+    }
+    packets.len()
+}
+
+impl Socket {
+    /// Loses what cannot be sent, as UDP does.
+    async fn send_run(&self, run: &[(Packet, SocketAddr)]) {
+        if run.len() > 1 && self.joins.load(Ordering::Relaxed) {
+            match self.send_joined(run).await {
+                Ok(()) => return,
+                Err(error) => self.not_joined(&error),
+            }
+        }
+        for (packet, destination) in run {
+            if let Err(error) = self.inner.socket().send_to(packet, *destination).await {
+                tracing::trace!(%error, "sending");
+            }
+        }
+    }
+
+    /// EIO: the interface cannot do checksums, and never will. Others (a smaller path MTU, no route) concern
+    /// this run.
+    fn not_joined(&self, error: &io::Error) {
+        if error.raw_os_error() == Some(libc::EIO) {
+            tracing::info!("the network interface cannot take joined datagrams; sending them one by one");
+            self.joins.store(false, Ordering::Relaxed);
+        }
+    }
+
+    async fn send_joined(&self, run: &[(Packet, SocketAddr)]) -> io::Result<()> {
+        let Some((first, destination)) = run.first() else { return Ok(()) };
+        let size = u16::try_from(first.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let to = SockaddrStorage::from(*destination);
+        let slices: Vec<IoSlice<'_>> = run.iter().map(|(packet, _)| IoSlice::new(packet)).collect();
+        let socket = self.inner.socket();
+        let send = || {
+            let control = [ControlMessage::UdpGsoSegments(&size)];
+            let sent = sendmsg(socket.as_raw_fd(), &slices, &control, MsgFlags::MSG_DONTWAIT, Some(&to));
+            sent.map(|_| ()).map_err(io::Error::from)
+        };
+        socket.async_io(Interest::WRITABLE, send).await
+    }
+}

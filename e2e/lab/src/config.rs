@@ -1,0 +1,230 @@
+//! What a lab was asked to be: `lab.json`, and the index that its addresses come from.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+use crate::limits::{MAX_LABS, MAX_NODES};
+use crate::names::LabName;
+use crate::paths::{Paths, ROOT};
+use crate::plan::Plan;
+
+/// What enforces on the nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum AgentMode {
+    /// `countersign-agent` and `countersign-wg`.
+    #[default]
+    Countersign,
+    /// Nothing: plain routing between nodes. For tests of the lab itself.
+    None,
+}
+
+/// Whether first packets wait for the proof or are dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Parking {
+    /// They wait.
+    #[default]
+    On,
+    /// They are dropped.
+    Off,
+}
+
+impl Parking {
+    /// As on the agent's command line.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::On => "on",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// What a caller asks for.
+#[derive(Clone, Debug)]
+pub struct LabOptions {
+    /// Name of the lab.
+    pub name: LabName,
+    /// How many nodes: `node1`, `node2`, …
+    pub nodes: u8,
+    /// Directory with manifests; none for an empty one of the lab's own.
+    pub manifests: Option<PathBuf>,
+    /// Whether first packets are parked.
+    pub parking: Parking,
+    /// Life of the SVIDs of the embedded CA.
+    pub svid_ttl: Duration,
+    /// What enforces.
+    pub agent: AgentMode,
+    /// Where the programs are; none for the directory of the running one.
+    pub bin_dir: Option<PathBuf>,
+    /// More arguments for every agent.
+    pub agent_args: Vec<String>,
+    /// Whether to wait until agents and pods are ready.
+    pub wait: bool,
+    /// Whether to say each step on standard error.
+    pub verbose: bool,
+}
+
+impl LabOptions {
+    /// A lab of two nodes with this name, quiet, waited for.
+    #[must_use]
+    pub const fn new(name: LabName) -> Self {
+        Self {
+            name,
+            nodes: 2,
+            manifests: None,
+            parking: Parking::On,
+            svid_ttl: Duration::from_secs(3600),
+            agent: AgentMode::Countersign,
+            bin_dir: None,
+            agent_args: Vec::new(),
+            wait: true,
+            verbose: false,
+        }
+    }
+}
+
+/// What `up` made of it; read by everyone who comes later.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LabConfig {
+    /// Name of the lab.
+    pub name: LabName,
+    /// Which of the disjoint address ranges it uses.
+    pub index: u8,
+    /// Number of nodes.
+    pub nodes: u8,
+    /// See [`LabOptions::parking`].
+    pub parking: Parking,
+    /// Life of the SVIDs, in seconds.
+    pub svid_ttl_seconds: u64,
+    /// See [`LabOptions::agent`].
+    pub agent: AgentMode,
+    /// Where the programs are.
+    pub bin_dir: PathBuf,
+    /// See [`LabOptions::agent_args`].
+    pub agent_args: Vec<String>,
+}
+
+impl LabConfig {
+    /// Of the lab with this name.
+    ///
+    /// # Errors
+    /// Where there is no such lab, or its file cannot be read.
+    pub fn load(lab: &LabName) -> Result<Self> {
+        let path = Paths::new(lab).config();
+        let text = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                bail!("there is no lab {lab}: `countersign lab up --name {lab}` makes it");
+            }
+            other => other.with_context(|| format!("read {}", path.display()))?,
+        };
+        serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))
+    }
+
+    /// Writes it where [`Self::load`] finds it.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn save(&self) -> Result<()> {
+        write_atomically(&Paths::new(&self.name).config(), &serde_json::to_vec_pretty(self)?)
+    }
+
+    /// Its files.
+    #[must_use]
+    pub fn paths(&self) -> Paths {
+        Paths::new(&self.name)
+    }
+
+    /// Its addresses.
+    #[must_use]
+    pub const fn plan(&self) -> Plan {
+        Plan::new(self.index)
+    }
+
+    /// Its nodes, by number and name.
+    pub fn node_names(&self) -> impl Iterator<Item = (u8, String)> + use<> {
+        (1..=self.nodes).map(|number| (number, format!("node{number}")))
+    }
+
+    /// Takes what `options` say; a lab that exists keeps its index and must have as many nodes.
+    ///
+    /// # Errors
+    /// Where an option is out of range, or all indices are in use.
+    pub fn settle(options: &LabOptions, bin_dir: PathBuf) -> Result<Self> {
+        if options.nodes == 0 || options.nodes > MAX_NODES {
+            bail!("--nodes: 1 to {MAX_NODES}");
+        }
+        let known = Self::load(&options.name).ok();
+        if let Some(known) = known.as_ref().filter(|known| known.nodes != options.nodes) {
+            bail!("lab {} has {} nodes: take it down first", known.name, known.nodes);
+        }
+        let index = known.map_or_else(free_index, |known| Ok(known.index))?;
+        Ok(Self {
+            name: options.name.clone(),
+            index,
+            nodes: options.nodes,
+            parking: options.parking,
+            svid_ttl_seconds: options.svid_ttl.as_secs(),
+            agent: options.agent,
+            bin_dir,
+            agent_args: options.agent_args.clone(),
+        })
+    }
+}
+
+/// Names of all labs of this machine.
+#[must_use]
+pub fn all_labs() -> Vec<LabName> {
+    let Ok(entries) = fs::read_dir(ROOT) else { return Vec::new() };
+    let mut names: Vec<LabName> =
+        entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    names.sort();
+    names
+}
+
+/// Held while labs come and go, so that two never choose one index.
+///
+/// # Errors
+/// Needs root.
+pub fn lock_all() -> Result<Flock<File>> {
+    fs::create_dir_all(ROOT).with_context(|| format!("make {ROOT} (root is needed)"))?;
+    let path = Paths::all_labs_lock();
+    loop {
+        let file = File::create(&path)?;
+        let lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
+        // The last lab to go deletes the file: a lock on a deleted one guards nothing.
+        if same_file(&lock, &path) {
+            return Ok(lock);
+        }
+        fs::create_dir_all(ROOT)?;
+    }
+}
+
+fn same_file(open: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let ids = |m: &fs::Metadata| (m.dev(), m.ino());
+    matches!((open.metadata(), fs::metadata(path)), (Ok(a), Ok(b)) if ids(&a) == ids(&b))
+}
+
+fn free_index() -> Result<u8> {
+    let used: Vec<u8> = all_labs().iter().filter_map(|lab| Some(LabConfig::load(lab).ok()?.index)).collect();
+    (0..MAX_LABS).find(|index| !used.contains(index)).context("all address ranges are in use: take a lab down")
+}
+
+/// Readers see the old content or the new one, never a part.
+pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
+    let dir = path.parent().context("a file has a directory")?;
+    let name = path.file_name().context("a file has a name")?.to_string_lossy();
+    // The thread's id keeps two writers of one file apart.
+    let temporary = dir.join(format!(".{name}.{}", nix::unistd::gettid()));
+    let mut file = File::create(&temporary).with_context(|| format!("create {}", temporary.display()))?;
+    file.write_all(content)?;
+    fs::rename(&temporary, path).with_context(|| format!("replace {}", path.display()))
+}

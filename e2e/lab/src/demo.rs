@@ -1,0 +1,19 @@
+//! The demo: a short story with real packets, and a table at the end.
+use std::process::ExitCode;
+use anyhow::Result;
+
+/// `lab demo`
+#[derive(Clone, Debug, clap::Args)]
+pub struct DemoArgs {
+    /// Leave the lab up at the end
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// Tells the story.
+///
+/// # Errors
+/// Where the lab does not come up.
+pub fn demo(_args: &DemoArgs) -> Result<ExitCode> {
+    Ok(ExitCode::SUCCESS)
+}

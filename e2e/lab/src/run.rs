@@ -1,0 +1,75 @@
+//! `lab run`: a pod for as long as a command takes.
+
+use std::collections::BTreeMap;
+use std::process::ExitStatus;
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+
+use crate::lab::Lab;
+use crate::limits::READY_TIMEOUT;
+use crate::names::PodKey;
+
+/// What pod to make.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// `name` or `namespace/name`.
+    pub pod: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its node; the first by default.
+    pub node: Option<String>,
+    /// Whether it has no SVID.
+    pub without_svid: bool,
+}
+
+/// Makes the pod, runs the command in it on this process's terminal, and removes the pod.
+///
+/// # Errors
+/// Where there is a pod of that name, or it does not get ready.
+pub fn run_pod(lab: &Lab, options: &RunOptions, words: &[&str]) -> Result<ExitStatus> {
+    let key = PodKey::parse(&options.pod);
+    if !key.is_valid() {
+        bail!("{key} is not the name of a pod");
+    }
+    if lab.pod(&key).is_ok() {
+        bail!("there is a pod {key} already; `countersign lab exec {key} -- …` runs a command in it");
+    }
+    let file = format!("lab-run-{}.yaml", key.file_stem());
+    lab.apply(&file, &manifest(&key, options))?;
+    // From here on the manifest goes whatever happens, an interrupt included: that one is the command's.
+    outlive_interrupts()?;
+    let status = lab.wait_pods(READY_TIMEOUT).and_then(|_| lab.exec_here(&key.to_string(), words));
+    lab.delete(&file)?;
+    lab.wait_gone(&key.to_string(), READY_TIMEOUT)?;
+    status
+}
+
+fn manifest(key: &PodKey, options: &RunOptions) -> String {
+    let svid = if options.without_svid { json!({"countersign.dev/svid": "none"}) } else { json!({}) };
+    countersign_cluster::to_yaml(&json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"namespace": key.namespace, "name": key.name, "labels": options.labels, "annotations": svid},
+        "spec": {
+            "nodeName": options.node.as_deref().unwrap_or("node1"),
+            "containers": [{"name": "main", "image": "none"}],
+        },
+    }))
+}
+
+/// Ctrl-C reaches the command, which is in our process group; we stay to clean up.
+fn outlive_interrupts() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
+    std::thread::Builder::new().name("interrupts".into()).spawn(move || {
+        runtime.block_on(async {
+            let registered = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt());
+            let _ = ready.send(registered.is_ok());
+            if let Ok(mut interrupts) = registered {
+                while interrupts.recv().await.is_some() {}
+            }
+        });
+    })?;
+    is_ready.recv().context("take interrupts").map(drop)
+}

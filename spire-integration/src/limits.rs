@@ -1,0 +1,37 @@
+//! Every limit of this crate, each with its reason.
+
+use std::time::Duration;
+
+/// Life of the embedded root: it is not rotated, and a laboratory is younger.
+pub const CA_TTL_SECONDS: u64 = 10 * 365 * 24 * 3600;
+
+/// Shortest SVID life taken: rotation at half life is then every 15 s, which tests need.
+pub const MIN_TTL: Duration = Duration::from_secs(30);
+
+/// Life of an SVID unless configured (SPIRE's default).
+pub const DEFAULT_TTL: Duration = Duration::from_secs(3600);
+
+/// By how much of itself a rotation time is moved at random, so that SVIDs issued together are not
+/// renewed together.
+pub const ROTATION_JITTER_PERCENT: u64 = 10;
+
+/// Most SPIFFE IDs wanted at once: every endpoint of a node (4,095) with an identity of its own, twice.
+pub const MAX_WANTED: usize = 8192;
+
+/// Commands waiting to be taken; the source takes them at once, so this only smooths bursts.
+pub const COMMAND_QUEUE: usize = 256;
+
+/// Updates waiting to be read; what does not fit is kept back, newest per ID.
+pub const UPDATE_QUEUE: usize = 256;
+
+/// First pause before an issue that failed is tried again; doubles up to [`RETRY_MAX`].
+pub const RETRY_MIN: Duration = Duration::from_secs(1);
+
+/// Longest pause before an issue that failed is tried again.
+pub const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// Longest sleep: the wall clock, which decides when to rotate, may be set meanwhile.
+pub const MAX_SLEEP: Duration = Duration::from_secs(5);
+
+/// Largest file read from the CA's directory; a certificate in PEM is below 1 KiB.
+pub const MAX_FILE_BYTES: u64 = 64 * 1024;

@@ -1,3 +1,9 @@
-//! countersign-cli.
+//! `countersign`: the command line.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    countersign_cli::run(&countersign_cli::args::Cli::parse())
+}

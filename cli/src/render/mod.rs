@@ -1,0 +1,13 @@
+//! Values become text. Pure: the time is an argument, and so is whether there are colours.
+
+pub mod auth;
+pub mod encrypt;
+pub mod endpoint;
+pub mod escape;
+pub mod flow;
+pub mod paint;
+pub mod policy;
+pub mod status;
+pub mod table;
+pub mod units;
+pub mod verdict;

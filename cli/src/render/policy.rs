@@ -1,0 +1,85 @@
+//! `policy get`.
+
+use countersign_agent_api::{PolicyDocument, PolicyEntry, PolicyView};
+
+use super::paint::{Paint, Tone};
+use super::table::{Field, Table, field, maybe, toned};
+use crate::ask::OnNode;
+
+/// Documents, and where it may be wide, the entries made of them.
+#[must_use]
+pub fn text(views: &[OnNode<PolicyView>], named: bool, wide: bool, paint: Paint) -> String {
+    let mut text = documents(views, named, paint);
+    if wide {
+        text.push('\n');
+        text.push_str(&entries(views, named, paint));
+        let omitted: u64 = views.iter().map(|view| view.value.entries_omitted).sum();
+        if omitted > 0 {
+            text.push_str(&format!("… and {omitted} more entries.\n"));
+        }
+    }
+    text
+}
+
+fn documents(views: &[OnNode<PolicyView>], named: bool, paint: Paint) -> String {
+    let mut headers = if named { vec!["NODE"] } else { vec![] };
+    headers.extend(["KIND", "NAMESPACE", "NAME", "RULES", "ENDPOINTS", "AUTH", "STATUS"]);
+    let mut table = Table::new(&headers, paint);
+    for OnNode { node, value } in views {
+        for one in &value.documents {
+            let mut row: Vec<Field> = if named { vec![maybe(node.as_ref())] } else { vec![] };
+            row.extend(document(one));
+            table.row(row);
+        }
+    }
+    table.render("No policies: everything is allowed.")
+}
+
+fn document(one: &PolicyDocument) -> [Field; 7] {
+    let status = match &one.refused {
+        None => toned(Tone::Good, "in force"),
+        Some(why) => toned(Tone::Bad, format!("refused: {why}")),
+    };
+    [
+        field(&one.kind),
+        field(&one.namespace),
+        field(&one.name),
+        field(one.rules),
+        field(one.endpoints),
+        field(if one.auth_required { "required" } else { "" }),
+        status,
+    ]
+}
+
+fn entries(views: &[OnNode<PolicyView>], named: bool, paint: Paint) -> String {
+    let mut headers = if named { vec!["NODE"] } else { vec![] };
+    headers.extend(["ENDPOINT", "POD", "DIRECTION", "IDENTITY", "PORT/PROTO", "VERDICT", "AUTH", "RULES"]);
+    let mut table = Table::new(&headers, paint);
+    for OnNode { node, value } in views {
+        for one in &value.entries {
+            let mut row: Vec<Field> = if named { vec![maybe(node.as_ref())] } else { vec![] };
+            row.extend(entry(one));
+            table.row(row);
+        }
+    }
+    table.render("No entries.")
+}
+
+fn entry(one: &PolicyEntry) -> [Field; 8] {
+    let port = match (one.port, one.port_end) {
+        (0, 0) => one.protocol.clone(),
+        (port, end) if end <= port => format!("{port}/{}", one.protocol),
+        (port, end) => format!("{port}-{end}/{}", one.protocol),
+    };
+    let tone = if one.verdict == "deny" { Tone::Bad } else { Tone::Plain };
+    [
+        field(one.endpoint),
+        field(&one.pod),
+        field(&one.direction),
+        if one.identity == 0 { field("any") } else { field(one.identity) },
+        field(port),
+        toned(tone, &one.verdict),
+        field(&one.auth),
+        field(one.rules.join(", ")),
+    ]
+}

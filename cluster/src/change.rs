@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use countersign_policy::objects::{Namespace, Node, Pod};
+use countersign_policy::{Policy, PolicyId};
 
 use crate::object::ClusterIdentity;
 
@@ -29,6 +30,10 @@ pub enum Change {
     NodeUpsert(Arc<Node>),
     /// The node of this name is gone.
     NodeDelete(String),
+    /// A policy is new or different.
+    PolicyUpsert(Arc<Policy>),
+    /// A policy is gone.
+    PolicyDelete(PolicyId),
     /// A number was given to a set of labels.
     IdentityUpsert(Arc<ClusterIdentity>),
     /// A number is free again.

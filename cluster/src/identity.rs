@@ -4,22 +4,20 @@
 //! number starts from its hash and moves up while the number is another set's, so that everyone who asks for
 //! the same set looks at the same files in the same order and comes to the same number.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use countersign_policy::identity::{candidates, is_pod};
+use countersign_policy::labels::{Labels, Source};
 use countersign_policy::yaml::{self, Document};
-use serde_json::json;
-use sha2::{Digest, Sha256};
+use serde_json::{Map, Value, json};
 
 use crate::files::{self, Replace};
 use crate::limits::{IDENTITY_BYTES, IDENTITY_PROBES};
 use crate::object::ClusterIdentity;
 use crate::yaml_out::to_yaml;
-
-/// First and last number of pods' identities.
-const NUMBERS: std::ops::Range<u32> = 256..1 << 24;
 
 /// Why there is no number.
 #[derive(Debug, thiserror::Error)]
@@ -33,8 +31,8 @@ pub enum IdentityError {
         source: io::Error,
     },
     /// Every number that the set may have is another's: the directory must be damaged.
-    #[error("{IDENTITY_PROBES} numbers from {0} up are other sets'")]
-    Exhausted(u32),
+    #[error("{IDENTITY_PROBES} numbers from the set's own up are other sets'")]
+    Exhausted,
 }
 
 /// The directory of identities below a status directory.
@@ -42,7 +40,7 @@ pub enum IdentityError {
 pub struct IdentityRegistry {
     directory: PathBuf,
     /// Numbers that this process was given: they hold even if a file is damaged.
-    claimed: BTreeMap<BTreeSet<String>, u32>,
+    claimed: BTreeMap<Labels, u32>,
 }
 
 /// What is at a number.
@@ -50,7 +48,7 @@ enum Place {
     Free,
     /// Something that is no identity.
     Damaged,
-    Taken(BTreeSet<String>),
+    Taken(Labels),
 }
 
 impl IdentityRegistry {
@@ -64,7 +62,7 @@ impl IdentityRegistry {
     ///
     /// # Errors
     /// [`IdentityError`]; nothing was given then.
-    pub fn claim(&mut self, labels: &BTreeSet<String>) -> Result<u32, IdentityError> {
+    pub fn claim(&mut self, labels: &Labels) -> Result<u32, IdentityError> {
         fs::create_dir_all(&self.directory).map_err(|source| self.error(source))?;
         if let Some(number) = self.claimed.get(labels).copied() {
             self.keep(number, labels)?;
@@ -75,30 +73,30 @@ impl IdentityRegistry {
         Ok(number)
     }
 
-    fn search(&self, labels: &BTreeSet<String>) -> Result<u32, IdentityError> {
-        let first = hash(labels);
-        let mut probe = 0;
-        while probe < IDENTITY_PROBES {
-            let number = NUMBERS.start + (first - NUMBERS.start + probe) % (NUMBERS.end - NUMBERS.start);
-            match self.read(number)? {
-                Place::Taken(theirs) if theirs == *labels => return Ok(number),
-                Place::Taken(_) => probe += 1,
-                Place::Free if self.write(number, labels, Replace::No)? => return Ok(number),
-                // Somebody was faster: look at whose it is now.
-                Place::Free => {}
-                // At its own place it was almost certainly this set's; anywhere else it may be anybody's.
-                Place::Damaged if probe == 0 => {
-                    self.write(number, labels, Replace::Yes)?;
-                    return Ok(number);
-                }
-                Place::Damaged => probe += 1,
+    fn search(&self, labels: &Labels) -> Result<u32, IdentityError> {
+        for (moved, number) in candidates(labels).take(IDENTITY_PROBES).enumerate() {
+            if self.settle(number, labels, moved == 0)? {
+                return Ok(number);
             }
         }
-        Err(IdentityError::Exhausted(first))
+        Err(IdentityError::Exhausted)
+    }
+
+    /// Whether the number is this set's, as found or from now on.
+    fn settle(&self, number: u32, labels: &Labels, is_first: bool) -> Result<bool, IdentityError> {
+        match self.read(number)? {
+            Place::Taken(theirs) => Ok(theirs == *labels),
+            Place::Free if self.write(number, labels, Replace::No)? => Ok(true),
+            // Somebody was faster: look at whose it is now.
+            Place::Free => Ok(matches!(self.read(number)?, Place::Taken(theirs) if theirs == *labels)),
+            // At its own place it was almost certainly this set's; anywhere else it may be anybody's.
+            Place::Damaged if is_first => self.write(number, labels, Replace::Yes),
+            Place::Damaged => Ok(false),
+        }
     }
 
     /// Puts the file of a number that we were given back where it is gone or damaged.
-    fn keep(&self, number: u32, labels: &BTreeSet<String>) -> Result<(), IdentityError> {
+    fn keep(&self, number: u32, labels: &Labels) -> Result<(), IdentityError> {
         match self.read(number)? {
             Place::Taken(_) => {}
             Place::Free => drop(self.write(number, labels, Replace::No)?),
@@ -123,18 +121,23 @@ impl IdentityRegistry {
         let documents = yaml::parse(&text).unwrap_or_default();
         let read = documents.first().and_then(|document| from_document(document).ok());
         Ok(match read {
-            Some(identity) if documents.len() == 1 && identity.number == number => Place::Taken(identity.labels),
+            Some(identity) if documents.len() == 1 && identity.number == number => {
+                Place::Taken(identity.labels)
+            }
             _ => Place::Damaged,
         })
     }
 
     /// Returns whether it was written: not where another file is there that may not be replaced.
-    fn write(&self, number: u32, labels: &BTreeSet<String>, replace: Replace) -> Result<bool, IdentityError> {
+    fn write(&self, number: u32, labels: &Labels, replace: Replace) -> Result<bool, IdentityError> {
+        let text = |source: Source, key: &str| format!("{}:{key}", source.name());
+        let map: Map<String, Value> =
+            labels.iter().map(|l| (text(l.source, &l.key), Value::from(l.value.as_str()))).collect();
         let object = json!({
             "apiVersion": "countersign.dev/v1alpha1",
             "kind": "Identity",
             "metadata": {"name": number.to_string()},
-            "securityLabels": labels,
+            "securityLabels": map,
         });
         match files::write(&self.path(number), &to_yaml(&object), replace) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
@@ -153,34 +156,30 @@ impl IdentityRegistry {
 
 /// Reads an identity document.
 pub(crate) fn from_document(document: &Document) -> Result<ClusterIdentity, String> {
-    let number = document.name().parse::<u32>().ok().filter(|number| NUMBERS.contains(number));
-    let number = number.ok_or("metadata.name is no number of an identity")?;
-    let labels = document.value.get("securityLabels").and_then(|labels| labels.as_array());
-    let labels = labels.ok_or("securityLabels is not a list")?.iter().map(|label| label.as_str().map(str::to_owned));
-    let labels: Option<BTreeSet<String>> = labels.collect();
-    let labels = labels.filter(|labels| !labels.is_empty());
-    Ok(ClusterIdentity { number, labels: labels.ok_or("securityLabels must be strings, one at least")? })
-}
-
-/// Where the search for a number starts: part of what agents agree on, never to be changed.
-fn hash(labels: &BTreeSet<String>) -> u32 {
-    let mut hasher = Sha256::new();
-    for label in labels {
-        hasher.update(label.as_bytes());
-        hasher.update([0]);
-    }
-    let digest = hasher.finalize();
-    let word = u64::from_be_bytes([0, 0, 0, 0, digest[0], digest[1], digest[2], digest[3]]);
-    let span = u64::from(NUMBERS.end - NUMBERS.start);
-    NUMBERS.start + u32::try_from(word % span).unwrap_or(0)
+    let number = document.name().parse::<u32>().ok().filter(|number| is_pod(*number));
+    let number = number.ok_or("metadata.name is no number of a pod's identity")?;
+    let map = document.value.get("securityLabels").and_then(Value::as_object);
+    let map = map.filter(|map| !map.is_empty()).ok_or("securityLabels is not a map, or empty")?;
+    let label = |(name, value): (&String, &Value)| {
+        let (source, key) = name.split_once(':')?;
+        // Pods have no labels of any other source.
+        let known = source == Source::K8s.name() && !key.is_empty();
+        known.then_some((Source::K8s, key.to_owned(), value.as_str()?.to_owned()))
+    };
+    let labels: Option<Labels> = map.iter().map(label).collect();
+    Ok(ClusterIdentity { number, labels: labels.ok_or("securityLabels must be of the form k8s:key: value")? })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use countersign_policy::identity::identity_number;
+
     use super::*;
 
-    fn set(labels: &[&str]) -> BTreeSet<String> {
-        labels.iter().map(|&label| label.to_owned()).collect()
+    fn set(labels: &[(&str, &str)]) -> Labels {
+        labels.iter().map(|(key, value)| (Source::K8s, (*key).to_owned(), (*value).to_owned())).collect()
     }
 
     #[test]
@@ -190,7 +189,7 @@ mod tests {
             let mut registry = IdentityRegistry::new(dir.path());
             let mut numbers = Vec::new();
             for n in 0..50 {
-                numbers.push(registry.claim(&set(&[&format!("k8s:app=a{n}"), "k8s:x=y"])).unwrap());
+                numbers.push(registry.claim(&set(&[("app", &format!("a{n}")), ("x", "")])).unwrap());
             }
             numbers
         };
@@ -200,16 +199,16 @@ mod tests {
         });
         assert!(claims.iter().all(|numbers| *numbers == claims[0]));
         assert_eq!(claims[0].iter().collect::<BTreeSet<_>>().len(), 50);
-        assert!(claims[0].iter().all(|number| NUMBERS.contains(number)));
+        assert!(claims[0].iter().all(|number| is_pod(*number)));
     }
 
     #[test]
     fn a_taken_number_moves_the_next_set_up() {
         let dir = tempfile::tempdir().unwrap();
-        let (mine, other) = (set(&["k8s:app=mine"]), set(&["k8s:app=other"]));
+        let (mine, other) = (set(&[("app", "mine")]), set(&[("app", "other")]));
         let registry = IdentityRegistry::new(dir.path());
         fs::create_dir_all(&registry.directory).unwrap();
-        let first = hash(&mine);
+        let first = identity_number(&mine);
         registry.write(first, &other, Replace::No).unwrap();
         for _ in 0..2 {
             assert_eq!(IdentityRegistry::new(dir.path()).claim(&mine).unwrap(), first + 1);
@@ -220,7 +219,7 @@ mod tests {
     #[test]
     fn damage_is_repaired_and_numbers_hold() {
         let dir = tempfile::tempdir().unwrap();
-        let labels = set(&["k8s:app=a"]);
+        let labels = set(&[("app", "a")]);
         let mut holder = IdentityRegistry::new(dir.path());
         let number = holder.claim(&labels).unwrap();
         let path = holder.path(number);
@@ -238,13 +237,4 @@ mod tests {
         assert_eq!(holder.claim(&labels).unwrap(), number);
         assert!(!fs::symlink_metadata(&path).unwrap().is_symlink());
     }
-
-    #[test]
-    fn the_hash_is_fixed() {
-        assert_eq!(hash(&set(&["k8s:app=web", "k8s:io.kubernetes.pod.namespace=default"])), hash(&set(&["k8s:io.kubernetes.pod.namespace=default", "k8s:app=web"])));
-        assert_eq!(hash(&set(&["a"])), HASH_OF_A);
-        assert_ne!(hash(&set(&["ab"])), hash(&set(&["a", "b"])));
-    }
-
-    const HASH_OF_A: u32 = 0;
 }

@@ -27,7 +27,7 @@ pub const WRITER: Duration = Duration::from_millis(500);
 pub const RESCAN: Duration = Duration::from_secs(1);
 
 /// Longest chain of taken numbers an identity is moved up along before something must be wrong.
-pub const IDENTITY_PROBES: u32 = 4_096;
+pub const IDENTITY_PROBES: usize = 4_096;
 
 /// Largest identity file: 200 labels of the longest kind.
 pub const IDENTITY_BYTES: u64 = 128 << 10;

@@ -26,7 +26,10 @@ impl NodePublisher {
     pub fn new(status: &Path, node: &str) -> io::Result<Self> {
         let safe = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
         if node.is_empty() || node.starts_with('.') || node.len() > 253 || !node.bytes().all(safe) {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{node:?} is no name of a node")));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{node:?} is no name of a node"),
+            ));
         }
         Ok(Self { directory: status.join("nodes"), node: node.to_owned() })
     }

@@ -1,12 +1,13 @@
 //! Documents to objects: what of a file is meant for us, and what it is called.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use countersign_policy::DocumentError;
+use countersign_policy::documents;
+use countersign_policy::labels::Labels;
 use countersign_policy::objects::{Namespace, Node, Pod};
 use countersign_policy::yaml::{self, Document};
+use countersign_policy::{DocumentError, Policy, PolicyId, Settings};
 
 use crate::change::{Change, Problem};
 use crate::limits::OBJECTS_PER_FILE;
@@ -29,8 +30,8 @@ pub(crate) enum Role {
 pub struct ClusterIdentity {
     /// The number, within [256, 2^24).
     pub number: u32,
-    /// The labels, as `source:key=value`.
-    pub labels: BTreeSet<String>,
+    /// The labels.
+    pub labels: Labels,
 }
 
 /// What identifies an object; the order is the one changes are said in (pods last, since they need the others).
@@ -39,6 +40,7 @@ pub(crate) enum Key {
     Namespace(String),
     Node(String),
     Identity(u32),
+    Policy(PolicyId),
     Pod { namespace: String, name: String },
 }
 
@@ -47,6 +49,7 @@ pub(crate) enum Object {
     Namespace(Arc<Namespace>),
     Node(Arc<Node>),
     Identity(Arc<ClusterIdentity>),
+    Policy(Arc<Policy>),
     Pod(Arc<Pod>),
 }
 
@@ -65,6 +68,7 @@ impl Key {
             Self::Namespace(name) => format!("Namespace {name}"),
             Self::Node(name) => format!("Node {name}"),
             Self::Identity(number) => format!("identity {number}"),
+            Self::Policy(id) => id.to_string(),
             Self::Pod { namespace, name } => format!("Pod {namespace}/{name}"),
         }
     }
@@ -74,6 +78,7 @@ impl Key {
             Self::Namespace(name) => Change::NamespaceDelete(name),
             Self::Node(name) => Change::NodeDelete(name),
             Self::Identity(number) => Change::IdentityDelete(number),
+            Self::Policy(id) => Change::PolicyDelete(id),
             Self::Pod { namespace, name } => Change::PodDelete { namespace, name },
         }
     }
@@ -85,6 +90,7 @@ impl Object {
             Self::Namespace(namespace) => Change::NamespaceUpsert(namespace),
             Self::Node(node) => Change::NodeUpsert(node),
             Self::Identity(identity) => Change::IdentityUpsert(identity),
+            Self::Policy(policy) => Change::PolicyUpsert(policy),
             Self::Pod(pod) => Change::PodUpsert(pod),
         }
     }
@@ -108,7 +114,7 @@ const UNUSED_CORE_KINDS: [&str; 12] = [
 ];
 
 /// Reads all objects of a file's text, or says what is wrong with the first that is wrong.
-pub(crate) fn parse(role: Role, file: &Path, text: &str) -> Result<Vec<Entry>, Problem> {
+pub(crate) fn parse(role: Role, file: &Path, text: &str, settings: &Settings) -> Result<Vec<Entry>, Problem> {
     let documents = yaml::parse(text).map_err(|error| Problem {
         line: Some(error.line),
         ..Problem::of_file(file, format!("not YAML: {}", error.message))
@@ -121,7 +127,7 @@ pub(crate) fn parse(role: Role, file: &Path, text: &str) -> Result<Vec<Entry>, P
     }
     let mut entries = Vec::new();
     for document in &documents {
-        let object = object(role, document).map_err(|error| located(file, document, error))?;
+        let object = object(role, document, settings).map_err(|error| located(file, document, error))?;
         let line = document.lines.line();
         entries.extend(object.map(|(key, object)| Entry { key, object, line }));
     }
@@ -129,7 +135,15 @@ pub(crate) fn parse(role: Role, file: &Path, text: &str) -> Result<Vec<Entry>, P
     Ok(entries)
 }
 
-fn object(role: Role, document: &Document) -> Result<Option<(Key, Object)>, DocumentError> {
+fn object(
+    role: Role,
+    document: &Document,
+    settings: &Settings,
+) -> Result<Option<(Key, Object)>, DocumentError> {
+    if role == Role::Manifest && documents::kind(document).is_some() {
+        let policy = documents::parse(document, settings)?;
+        return Ok(Some((Key::Policy(policy.id.clone()), Object::Policy(Arc::new(policy)))));
+    }
     Ok(match (role, document.api_version(), document.kind()) {
         (Role::Manifest | Role::PodStatus, "v1", "Pod") => Some(pod(document)?),
         (Role::Manifest | Role::NodeStatus, "v1", "Node") => Some(node(document)?),
@@ -204,6 +218,8 @@ fn check_name(role: Role, file: &Path, entries: &[Entry]) -> Result<(), Problem>
             Key::Namespace(name) | Key::Node(name) => name.clone(),
             Key::Identity(number) => number.to_string(),
             Key::Pod { namespace, name } => format!("{namespace}_{name}"),
+            // Nobody but people writes policies.
+            Key::Policy(_) => continue,
         };
         if stem != expected {
             let message = format!("holds {}, which belongs in {expected}.yaml", entry.key.describe());

@@ -7,6 +7,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use countersign_policy::Settings;
+
 use crate::change::Problem;
 use crate::limits::{FILE_BYTES, FILES, QUIET};
 use crate::object::{Entry, Role, parse};
@@ -16,6 +18,7 @@ use crate::object::{Entry, Role, parse};
 pub(crate) struct Directory {
     pub(crate) role: Role,
     pub(crate) path: PathBuf,
+    settings: Settings,
     pub(crate) files: BTreeMap<PathBuf, Known>,
     /// What is wrong with the directory itself.
     pub(crate) problem: Option<Problem>,
@@ -69,8 +72,8 @@ pub(crate) struct Looked {
 }
 
 impl Directory {
-    pub(crate) fn new(role: Role, path: PathBuf) -> Self {
-        Self { role, path, files: BTreeMap::new(), problem: None }
+    pub(crate) fn new(role: Role, path: PathBuf, settings: &Settings) -> Self {
+        Self { role, path, settings: settings.clone(), files: BTreeMap::new(), problem: None }
     }
 
     /// Reads what is new; `busy` says which files somebody is writing at this moment.
@@ -136,7 +139,7 @@ impl Directory {
             Err(ReadError::Gone) => Looked { changed: false, unsettled: true },
             Err(ReadError::Refused(message)) => known.refuse(Some(stamp), Problem::of_file(path, message)),
             Ok((_, after)) if after != stamp => Looked { changed: false, unsettled: true },
-            Ok((text, stamp)) => match parse(self.role, &path, &text) {
+            Ok((text, stamp)) => match parse(self.role, &path, &text, &self.settings) {
                 Ok(entries) => known.accept(stamp, entries),
                 Err(problem) => known.refuse(Some(stamp), problem),
             },

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use countersign_policy::Settings;
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::mpsc;
@@ -30,6 +31,15 @@ pub struct DirConfig {
     pub manifests: PathBuf,
     /// What components write: `nodes/`, `pods/` and `identities/` below it.
     pub status: PathBuf,
+    /// What policies mean here.
+    pub settings: Settings,
+}
+
+impl DirConfig {
+    /// These directories, and the defaults for all else.
+    pub fn new(manifests: impl Into<PathBuf>, status: impl Into<PathBuf>) -> Self {
+        Self { manifests: manifests.into(), status: status.into(), settings: Settings::default() }
+    }
 }
 
 /// The source; see [`DirSource::spawn`].
@@ -84,13 +94,14 @@ struct Closed;
 
 impl Watcher {
     fn new(config: &DirConfig, sender: mpsc::Sender<Change>, stop: Arc<AtomicBool>) -> Self {
+        let directory = |role, path: PathBuf| Directory::new(role, path, &config.settings);
         let status = |name: &str| config.status.join(name);
         let directories = vec![
             // First, so that what a node says of itself outranks a manifest of the same name.
-            Directory::new(Role::NodeStatus, status("nodes")),
-            Directory::new(Role::Manifest, config.manifests.clone()),
-            Directory::new(Role::PodStatus, status("pods")),
-            Directory::new(Role::Identity, status("identities")),
+            directory(Role::NodeStatus, status("nodes")),
+            directory(Role::Manifest, config.manifests.clone()),
+            directory(Role::PodStatus, status("pods")),
+            directory(Role::Identity, status("identities")),
         ];
         let inotify = Inotify::init()
             .inspect_err(|error| tracing::warn!(%error, "no inotify: changes are seen once a second"))
@@ -182,7 +193,8 @@ impl Watcher {
             let Some(path) = path_of(&self.watched, &event.wd, event.name) else { continue };
             if event.mask.intersects(EventMask::MODIFY | EventMask::CREATE) {
                 self.writers.insert(path, Instant::now());
-            } else if event.mask.intersects(EventMask::CLOSE_WRITE | EventMask::DELETE | EventMask::MOVED_TO) {
+            } else if event.mask.intersects(EventMask::CLOSE_WRITE | EventMask::DELETE | EventMask::MOVED_TO)
+            {
                 self.writers.remove(&path);
             }
         }

@@ -112,7 +112,8 @@ impl Found {
     /// The first file, in order of paths, has the object; the others are told so.
     fn add_entry(&mut self, path: &Path, entry: &Entry) {
         if let Some(owner) = self.owners.get(&entry.key) {
-            let message = format!("{} is already in {}; this one is ignored", entry.key.describe(), owner.display());
+            let message =
+                format!("{} is already in {}; this one is ignored", entry.key.describe(), owner.display());
             self.report(Problem { line: entry.line, ..Problem::of_file(path, message) });
             return;
         }

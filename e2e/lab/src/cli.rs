@@ -194,7 +194,9 @@ pub fn run(command: LabCommand) -> Result<ExitCode> {
             Ok(pass_on(Lab::attach(&which.name)?.exec_here(&target, &words(&command))?))
         }
         LabCommand::Run(args) => run_once(args),
-        LabCommand::Logs { which, of, follow } => done(logs::print(&Lab::attach(&which.name)?, of.as_deref(), follow)),
+        LabCommand::Logs { which, of, follow } => {
+            done(logs::print(&Lab::attach(&which.name)?, of.as_deref(), follow))
+        }
         LabCommand::Agent { which, action } => steer(&which, &action),
         LabCommand::Demo(args) => demo::demo(&args),
         LabCommand::Supervise { which, foreground } => start_supervising(&which, foreground),

@@ -215,7 +215,9 @@ fn same_file(open: &File, path: &Path) -> bool {
 
 fn free_index() -> Result<u8> {
     let used: Vec<u8> = all_labs().iter().filter_map(|lab| Some(LabConfig::load(lab).ok()?.index)).collect();
-    (0..MAX_LABS).find(|index| !used.contains(index)).context("all address ranges are in use: take a lab down")
+    (0..MAX_LABS)
+        .find(|index| !used.contains(index))
+        .context("all address ranges are in use: take a lab down")
 }
 
 /// Readers see the old content or the new one, never a part.

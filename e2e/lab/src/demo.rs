@@ -1,6 +1,6 @@
 //! The demo: a short story with real packets, and a table at the end.
-use std::process::ExitCode;
 use anyhow::Result;
+use std::process::ExitCode;
 
 /// `lab demo`
 #[derive(Clone, Debug, clap::Args)]

@@ -51,7 +51,8 @@ fn end_supervisor(paths: &Paths) {
 }
 
 fn end_processes(paths: &Paths, namespaces: &[String]) -> Result<()> {
-    let inodes: BTreeSet<u64> = namespaces.iter().filter_map(|name| Space::net(name).ok()?.net_inode().ok()).collect();
+    let inodes: BTreeSet<u64> =
+        namespaces.iter().filter_map(|name| Space::net(name).ok()?.net_inode().ok()).collect();
     // Agents and commands may want to say goodbye to nobody: nothing of theirs outlives the lab.
     scan::kill_all(|| {
         let mut all = scan::inside(&inodes);

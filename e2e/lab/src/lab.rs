@@ -121,7 +121,10 @@ impl Lab {
         }
         let key = PodKey::parse(text);
         if PodState::load(&self.paths(), &key).is_none() {
-            bail!("{text} is neither a node nor a pod of lab {}; `countersign lab ps` lists them", self.config.name);
+            bail!(
+                "{text} is neither a node nor a pod of lab {}; `countersign lab ps` lists them",
+                self.config.name
+            );
         }
         Ok(Target::Pod(key))
     }

@@ -32,7 +32,8 @@ fn files(lab: &Lab, of: Option<&str>) -> Result<Vec<PathBuf>> {
         },
     };
     let entries = std::fs::read_dir(&logs)?.filter_map(|entry| Some(entry.ok()?.path()));
-    let name = |path: &PathBuf| path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+    let name =
+        |path: &PathBuf| path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
     let mut files: Vec<PathBuf> = entries.filter(|path| name(path).starts_with(&beginning)).collect();
     files.sort();
     if files.is_empty() {

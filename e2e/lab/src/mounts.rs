@@ -79,7 +79,8 @@ pub fn is_mount_point(path: &Path) -> bool {
 /// Runs inside the new mount namespace.
 fn arrange(paths: &Paths, node: &str, manifests: &Path) -> Result<()> {
     // Unmounts on the host still reach us, mounts here do not reach the host.
-    mount(NONE, "/", NONE, MsFlags::MS_SLAVE | MsFlags::MS_REC, NONE).context("detach from the host's mounts")?;
+    mount(NONE, "/", NONE, MsFlags::MS_SLAVE | MsFlags::MS_REC, NONE)
+        .context("detach from the host's mounts")?;
     forget_host_namespaces()?;
     let run = Directories::open(paths, node, manifests)?;
     mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=0755"))
@@ -139,7 +140,11 @@ fn descriptor(file: &File) -> PathBuf {
 
 fn mount_points(mountinfo: &Path) -> Result<Vec<PathBuf>> {
     let text = fs::read_to_string(mountinfo)?;
-    Ok(text.lines().filter_map(|line| line.split(' ').nth(4)).map(|field| PathBuf::from(unescape(field))).collect())
+    Ok(text
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(|field| PathBuf::from(unescape(field)))
+        .collect())
 }
 
 /// `/proc` writes blanks and backslashes of paths as three octal digits.

@@ -154,9 +154,9 @@ pub fn mac(id: &str, end: &str) -> String {
 
 /// FNV-1a with a final mix: short ids that differ in their last character must differ in the leading bytes too.
 fn fnv(bytes: &[u8]) -> u64 {
-    let hash = bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
     let mixed = (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     mixed ^ (mixed >> 29)
 }
@@ -194,7 +194,8 @@ mod tests {
 
     #[test]
     fn interfaces_and_macs_are_well_formed_and_differ() {
-        let names: std::collections::BTreeSet<_> = (0..500).map(|n| host_interface(&format!("uid-{n}"))).collect();
+        let names: std::collections::BTreeSet<_> =
+            (0..500).map(|n| host_interface(&format!("uid-{n}"))).collect();
         assert_eq!(names.len(), 500);
         assert!(names.iter().all(|n| n.len() == 11 && n.starts_with("lxc")));
         assert_ne!(mac("x", "host"), mac("x", "pod"));

@@ -146,7 +146,8 @@ pub(crate) fn is_namespace(path: &Path) -> bool {
 /// that other mount namespaces have.
 fn ensure_netns_dir() -> Result<()> {
     fs::create_dir_all(NETNS)?;
-    let shared = || mount(None::<&str>, NETNS, None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>);
+    let shared =
+        || mount(None::<&str>, NETNS, None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>);
     if shared().is_err() {
         let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
         mount(Some(NETNS), NETNS, None::<&str>, flags, None::<&str>).context("mount /run/netns")?;

@@ -87,7 +87,8 @@ pub struct PodView {
 #[must_use]
 pub fn view(config: &LabConfig) -> LabView {
     let paths = config.paths();
-    let problems = fs::read_to_string(paths.problems()).ok().and_then(|text| serde_json::from_str(&text).ok());
+    let problems =
+        fs::read_to_string(paths.problems()).ok().and_then(|text| serde_json::from_str(&text).ok());
     LabView {
         name: config.name.to_string(),
         supervisor: up::supervisor(&paths).map(|record| record.pid),
@@ -132,7 +133,10 @@ fn pods(config: &LabConfig, paths: &Paths) -> Vec<PodView> {
     let view = |state: PodState| PodView {
         identity: identity(&state.key),
         ips: state.ips().iter().map(ToString::to_string).collect(),
-        netns: state.net.as_ref().map_or_else(|| config.name.node_netns(&state.node), |net| net.netns.clone()),
+        netns: state
+            .net
+            .as_ref()
+            .map_or_else(|| config.name.node_netns(&state.node), |net| net.netns.clone()),
         interface: state.net.as_ref().map(|net| net.interface.clone()).unwrap_or_default(),
         phase: state.phase.as_str().to_owned(),
         process: process(paths, &format!("pod-{}", state.key.file_stem())),
@@ -150,7 +154,12 @@ impl LabView {
     #[must_use]
     pub fn to_text(&self) -> String {
         let supervisor = self.supervisor.map_or_else(|| "not running".to_owned(), |pid| format!("pid {pid}"));
-        let mut text = format!("lab {}, supervisor {supervisor}\n\n{}\n\n{}", self.name, self.node_table(), self.pod_table());
+        let mut text = format!(
+            "lab {}, supervisor {supervisor}\n\n{}\n\n{}",
+            self.name,
+            self.node_table(),
+            self.pod_table()
+        );
         for problem in &self.problems {
             text.push_str(&format!("\nproblem: {problem}"));
         }
@@ -170,10 +179,22 @@ impl LabView {
     fn pod_table(&self) -> Table {
         let mut table = table(&["NAMESPACE", "POD", "NODE", "ADDRESSES", "IDENTITY", "STATE", "RESTARTS"]);
         for pod in &self.pods {
-            let state = if pod.message.is_empty() { pod.phase.clone() } else { format!("{}: {}", pod.phase, pod.message) };
+            let state = if pod.message.is_empty() {
+                pod.phase.clone()
+            } else {
+                format!("{}: {}", pod.phase, pod.message)
+            };
             let identity = pod.identity.map_or_else(|| "-".to_owned(), |identity| identity.to_string());
             let (namespace, name, node) = (pod.namespace.clone(), pod.name.clone(), pod.node.clone());
-            table.add_row([namespace, name, node, pod.ips.join(" "), identity, state, pod.restarts.to_string()]);
+            table.add_row([
+                namespace,
+                name,
+                node,
+                pod.ips.join(" "),
+                identity,
+                state,
+                pod.restarts.to_string(),
+            ]);
         }
         table
     }
@@ -186,6 +207,7 @@ fn table(header: &[&str]) -> Table {
 }
 
 fn up_since(process: Option<ProcessView>) -> String {
-    let shown = process.map(|process| format!("pid {}, up {} s", process.pid, unix_now().saturating_sub(process.since)));
+    let shown = process
+        .map(|process| format!("pid {}, up {} s", process.pid, unix_now().saturating_sub(process.since)));
     shown.unwrap_or_else(|| "-".to_owned())
 }

@@ -88,7 +88,10 @@ fn check_prerequisites(options: &LabOptions, bin_dir: &Path) -> Result<()> {
     };
     for program in needed {
         if !bin_dir.join(program).is_file() {
-            bail!("{program} is not in {}: build the workspace, or set COUNTERSIGN_BIN_DIR", bin_dir.display());
+            bail!(
+                "{program} is not in {}: build the workspace, or set COUNTERSIGN_BIN_DIR",
+                bin_dir.display()
+            );
         }
     }
     Ok(())
@@ -237,7 +240,8 @@ fn not_ready(paths: &Paths, key: PodKey) -> Option<String> {
 /// Pods that the files of a directory speak of; files that make no sense are the supervisor's to report.
 fn wanted_pods(manifests: &Path) -> Vec<PodKey> {
     let files = fs::read_dir(manifests).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
-    let yaml = files.filter(|path| path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json"));
+    let yaml =
+        files.filter(|path| path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json"));
     let texts = yaml.filter_map(|path| fs::read_to_string(path).ok());
     let documents = texts.flat_map(|text| countersign_policy::yaml::parse(&text).unwrap_or_default());
     let pods = documents.filter(|document| document.kind() == "Pod" && !document.name().is_empty());

@@ -115,7 +115,8 @@ fn uplink(config: &LabConfig, number: u8, name: &str) -> Result<()> {
 pub(crate) fn sysctls(netns: &str, settings: &[(&str, &str)]) -> Result<()> {
     ns::Space::net(netns)?.run(|| {
         for (name, value) in settings {
-            std::fs::write(format!("/proc/sys/{name}"), value).with_context(|| format!("set {name} in {netns}"))?;
+            std::fs::write(format!("/proc/sys/{name}"), value)
+                .with_context(|| format!("set {name} in {netns}"))?;
         }
         Ok(())
     })

@@ -42,7 +42,7 @@ pub fn supervise(lab: &LabName) -> Result<()> {
         std::thread::Builder::new().name(name.clone()).spawn(move || worker.run())?;
         dispatcher.nodes.insert(name, inbox);
     }
-    let directories = DirConfig { manifests: paths.manifests(), status: paths.status() };
+    let directories = DirConfig::new(paths.manifests(), paths.status());
     let (mut changes, _handle) = DirSource::spawn(directories)?;
     while let Some(change) = changes.blocking_recv() {
         dispatcher.take(change);
@@ -93,6 +93,8 @@ impl Dispatcher {
             | Change::NamespaceDelete(_)
             | Change::NodeUpsert(_)
             | Change::NodeDelete(_)
+            | Change::PolicyUpsert(_)
+            | Change::PolicyDelete(_)
             | Change::IdentityUpsert(_)
             | Change::IdentityDelete(_) => {}
         }
@@ -122,7 +124,9 @@ impl Dispatcher {
     fn complain(&mut self, key: &PodKey, problem: Option<String>) {
         let of = PathBuf::from(format!("pod {key}"));
         let before = match problem {
-            Some(problem) => self.problems.insert(of, vec![problem.clone()]).is_none_or(|old| old != [problem]),
+            Some(problem) => {
+                self.problems.insert(of, vec![problem.clone()]).is_none_or(|old| old != [problem])
+            }
             None => self.problems.remove(&of).is_some(),
         };
         if before {

@@ -39,7 +39,13 @@ pub(super) struct Pods {
 }
 
 impl Pods {
-    pub(super) fn new(config: &LabConfig, number: u8, node: &str, space: Arc<Space>, inbox: Arc<Inbox>) -> Self {
+    pub(super) fn new(
+        config: &LabConfig,
+        number: u8,
+        node: &str,
+        space: Arc<Space>,
+        inbox: Arc<Inbox>,
+    ) -> Self {
         let paths = config.paths();
         let known = PodState::load_all(&paths).into_iter().filter(|state| state.node == node);
         let inherited: BTreeMap<_, _> = known.map(|state| (state.key.clone(), state)).collect();
@@ -71,7 +77,10 @@ impl Pods {
             }
             inherited => {
                 // A pod is never changed: what is to run something else is another pod of the same name.
-                inherited.map(|state| Unit::adopt(&self.host, state)).into_iter().for_each(|unit| self.discard(unit));
+                inherited
+                    .map(|state| Unit::adopt(&self.host, state))
+                    .into_iter()
+                    .for_each(|unit| self.discard(unit));
                 self.delete(&key);
                 self.create(key, launch);
             }
@@ -95,7 +104,8 @@ impl Pods {
 
     pub(super) fn tend(&mut self) {
         let now = Instant::now();
-        let due: Vec<PodKey> = self.refused.iter().filter(|(_, (_, due))| *due <= now).map(|(k, _)| k.clone()).collect();
+        let due: Vec<PodKey> =
+            self.refused.iter().filter(|(_, (_, due))| *due <= now).map(|(k, _)| k.clone()).collect();
         for key in due {
             if let Some((launch, _)) = self.refused.remove(&key) {
                 self.create(key, launch);
@@ -126,7 +136,11 @@ impl Pods {
     pub(super) fn running(&self) -> impl Iterator<Item = &Running> {
         self.units.values().filter_map(|unit| match &unit.stage {
             Stage::Running(running) => Some(running),
-            Stage::Bare { .. } | Stage::Unregistered { .. } | Stage::Registering | Stage::Stopped { .. } | Stage::Done => None,
+            Stage::Bare { .. }
+            | Stage::Unregistered { .. }
+            | Stage::Registering
+            | Stage::Stopped { .. }
+            | Stage::Done => None,
         })
     }
 
@@ -151,7 +165,8 @@ impl Pods {
     }
 
     fn state(&mut self, key: &PodKey, launch: &Launch) -> Result<PodState> {
-        let uid = std::fs::read_to_string("/proc/sys/kernel/random/uuid").context("a new UID")?.trim().to_owned();
+        let uid =
+            std::fs::read_to_string("/proc/sys/kernel/random/uuid").context("a new UID")?.trim().to_owned();
         let lab = &self.host.config.name;
         let net = if launch.host_network {
             None

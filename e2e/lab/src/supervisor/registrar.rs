@@ -63,7 +63,8 @@ impl Registrar {
         let (key, uid) = (key.clone(), state.uid.clone());
         self.ask(move |socket| {
             let request = Request::EndpointAdd(spec);
-            let result = socket.map_or(Ok(()), |socket| agent::call::<EndpointAdded>(socket, &request).map(drop));
+            let result =
+                socket.map_or(Ok(()), |socket| agent::call::<EndpointAdded>(socket, &request).map(drop));
             Told::Added { key, uid, result }
         })
     }

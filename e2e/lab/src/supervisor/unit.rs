@@ -89,7 +89,12 @@ impl Host {
 
 impl Unit {
     pub(super) fn new(host: &Host, state: PodState) -> Self {
-        let unit = Self { state, stage: Stage::Bare { due: Instant::now() }, backoff: Backoff::new(BACKOFF_LAST), made: Instant::now() };
+        let unit = Self {
+            state,
+            stage: Stage::Bare { due: Instant::now() },
+            backoff: Backoff::new(BACKOFF_LAST),
+            made: Instant::now(),
+        };
         // A pod of this name that was here before has left its words; they are not this one's.
         let _ = fs::remove_file(host.log(&unit));
         host.save(&unit);
@@ -98,7 +103,8 @@ impl Unit {
 
     /// Goes on where a supervisor before us stopped.
     pub(super) fn adopt(host: &Host, state: PodState) -> Self {
-        let mut unit = Self { state, stage: Stage::Done, backoff: Backoff::new(BACKOFF_LAST), made: Instant::now() };
+        let mut unit =
+            Self { state, stage: Stage::Done, backoff: Backoff::new(BACKOFF_LAST), made: Instant::now() };
         super::node::end_strays(
             host.config.name.as_str(),
             &format!("pod-{}", unit.state.key.file_stem()),
@@ -226,7 +232,8 @@ impl Unit {
 
     fn command(&self, host: &Host) -> Command {
         let waiting = ["sleep".to_owned(), "infinity".to_owned()];
-        let words = if self.state.launch.command.is_empty() { &waiting } else { &self.state.launch.command[..] };
+        let words =
+            if self.state.launch.command.is_empty() { &waiting } else { &self.state.launch.command[..] };
         let inherited = std::env::var("PATH").unwrap_or_else(|_| "/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
         let mut command = Command::new(&words[0]);
         command
@@ -255,7 +262,8 @@ impl Unit {
             let _ = running.wait(POD_GRACE);
         }
         let mark = host.mark(self);
-        let inodes: BTreeSet<u64> = self.space().ok().flatten().and_then(|s| s.net_inode().ok()).into_iter().collect();
+        let inodes: BTreeSet<u64> =
+            self.space().ok().flatten().and_then(|s| s.net_inode().ok()).into_iter().collect();
         scan::kill_all(|| {
             let mut all = scan::marked(&mark);
             all.extend(scan::inside(&inodes));

@@ -1,3 +1,51 @@
-//! countersign-bench.
+//! `countersign-bench NAME [--json]`: one measurement each, on a real lab where one is needed (as root).
 
-fn main() {}
+mod first_connection;
+mod first_datagram;
+mod handshakes;
+mod limits;
+mod renewal;
+mod report;
+mod scene;
+
+use clap::{Parser, Subcommand};
+
+/// Measures Countersign.
+#[derive(Parser)]
+#[command(name = "countersign-bench", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    benchmark: Benchmark,
+    /// Print one JSON object as the last line
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Benchmark {
+    /// The first TCP connection of fresh pairs, with parking and without; later ones beside an open path
+    FirstConnection,
+    /// 1,000 fresh pairs, one datagram each; 100 pairs, 20 datagrams at once
+    FirstDatagram,
+    /// A steady flow under SVIDs that live for 30 seconds
+    Renewal {
+        /// How long
+        #[arg(long, default_value_t = 300)]
+        seconds: u64,
+        /// Kill the client's agent a third into it
+        #[arg(long)]
+        kill_agent: bool,
+    },
+    /// 100 identities against 100: all pairs from cold, and at 2,000 per second
+    Handshakes,
+}
+
+fn main() -> anyhow::Result<()> {
+    let Arguments { benchmark, json } = Arguments::parse();
+    match benchmark {
+        Benchmark::FirstConnection => first_connection::run(json),
+        Benchmark::FirstDatagram => first_datagram::run(json),
+        Benchmark::Renewal { seconds, kill_agent } => renewal::run(json, seconds, kill_agent),
+        Benchmark::Handshakes => handshakes::run(json),
+    }
+}

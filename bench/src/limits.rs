@@ -1,0 +1,49 @@
+//! The sizes of what is measured, and how long anything may take.
+
+use std::time::Duration;
+
+/// Fresh pairs of each row of `first-connection` with parking.
+pub const FIRST_PAIRS: usize = 200;
+/// Pods on each side: their square is more than the pairs of a row.
+pub const FIRST_PODS: usize = 15;
+/// Connections of each kind compared in `first-connection`'s second table.
+pub const LATER_CONNECTIONS: usize = 2_000;
+/// A connection that takes longer has failed: with parking off, three retransmissions fit.
+pub const CONNECT: Duration = Duration::from_secs(10);
+
+/// Pairs of `first-datagram`: one datagram each.
+pub const DATAGRAM_PAIRS: usize = 1_000;
+/// Pods on each side there.
+pub const DATAGRAM_PODS: usize = 32;
+/// Pairs whose datagrams go out at once.
+pub const BURST_PAIRS: usize = 100;
+/// Pods on each side of the burst.
+pub const BURST_PODS: usize = 10;
+/// Datagrams of each of them.
+pub const BURST_DATAGRAMS: u32 = 20;
+/// Nothing new for so long, and no more will come: parked frames are discarded after 5 s.
+pub const QUIET: Duration = Duration::from_secs(6);
+
+/// Packets per second of the flow in `renewal`.
+pub const FLOW_RATE: u32 = 1_000;
+/// Life of an SVID there.
+pub const SHORT_TTL: Duration = Duration::from_secs(30);
+/// How often the TCP flow speaks.
+pub const TCP_BEAT: Duration = Duration::from_millis(10);
+/// A TCP flow that hears nothing for so long counts as broken.
+pub const TCP_SILENCE: Duration = Duration::from_secs(10);
+/// How long the agent stays away after it was killed.
+pub const AGENT_AWAY: Duration = Duration::from_secs(3);
+/// How long after the agent's return a new pair may need before the run gives up on it.
+pub const RETURN: Duration = Duration::from_secs(20);
+
+/// Identities on each side of `handshakes`.
+pub const HANDSHAKE_PODS: usize = 100;
+/// Pairs per second offered when latency is measured.
+pub const OFFERED_RATE: u32 = 2_000;
+/// Cold pairs send again after this.
+pub const RESEND: Duration = Duration::from_millis(200);
+/// All pairs must be there by then.
+pub const COLD: Duration = Duration::from_secs(60);
+/// What a flush needs to reach both kernels, with the packets already on their way.
+pub const SETTLE: Duration = Duration::from_millis(300);

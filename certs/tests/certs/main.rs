@@ -1,0 +1,6 @@
+//! Tests of countersign-certs, one binary.
+
+mod chains;
+mod ids;
+mod issuing;
+mod support;

@@ -7,19 +7,36 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+#[cfg(any(test, feature = "twin"))]
+extern crate std;
+
 pub mod addr;
 pub mod auth;
+pub mod budget;
 pub mod config;
 pub mod ct;
+pub mod decide;
 pub mod endpoint;
 pub mod event;
+pub mod flow;
 pub mod frag;
+pub mod frame;
 pub mod identity;
 pub mod ipcache;
 pub mod ladder;
 pub mod layout;
 pub mod limits;
+pub mod maps;
 pub mod metrics;
+pub mod packet;
 pub mod park;
+pub mod parse;
+pub mod pod;
 pub mod policy;
+pub mod proto;
 pub mod reason;
+pub mod report;
+#[cfg(any(test, feature = "twin"))]
+pub mod twin;
+pub mod wait;
+pub mod wire;

@@ -1,0 +1,147 @@
+//! The verdict on a flow: identity of the peer, policy, proof. The only place where they meet.
+
+use crate::addr::Addr;
+use crate::auth::AuthKey;
+use crate::config::Config;
+use crate::endpoint::Endpoint;
+use crate::identity;
+use crate::ipcache::IpEntry;
+use crate::ladder;
+use crate::limits;
+use crate::maps::Maps;
+use crate::policy::{PolicyKey, auth_type, direction};
+use crate::proto;
+use crate::reason;
+
+/// A flow, as policy is asked about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// The peer.
+    pub remote: Addr,
+    /// The opener's destination port (or ICMP type), big endian.
+    pub port: u16,
+    /// 4 or 6.
+    pub family: u8,
+    /// Transport protocol.
+    pub protocol: u8,
+    /// Direction in which the flow was opened.
+    pub direction: u8,
+}
+
+/// The answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Verdict {
+    /// Until when it may be used, in nanoseconds from now. 0 unless it allows.
+    pub valid_for: u64,
+    /// Who the peer is.
+    pub remote: IpEntry,
+    /// The rule that decided; 0 is none.
+    pub rule_id: u32,
+    /// [`reason::FORWARDED`] allows, [`reason::AUTH_REQUIRED`] waits for a proof, all else drops.
+    pub reason: u8,
+    /// Authentication the policy asks for.
+    pub auth_type: u8,
+}
+
+/// Who is behind an address: the exact entry, else the longest prefix, else the world.
+#[inline(always)]
+pub fn whois<M: Maps>(maps: &M, family: u8, address: &Addr) -> IpEntry {
+    match maps.ip_exact(family, address) {
+        Some(entry) => entry,
+        None => maps.ip_prefix(family, address).unwrap_or(IpEntry::WORLD),
+    }
+}
+
+/// Gives the verdict on a flow of the endpoint.
+#[inline(always)]
+pub fn decide<M: Maps>(maps: &M, config: &Config, endpoint: &Endpoint, question: &Question) -> Verdict {
+    let remote = whois(maps, question.family, &question.remote);
+    let refuse = |reason| Verdict { remote, reason, ..Verdict::default() };
+    if is_agent_port(config, question, remote.identity) {
+        return refuse(reason::AGENT_PORT);
+    }
+    let decision = policy(maps, endpoint, question, remote.identity);
+    if !decision.allow {
+        let reason = if decision.deny_rule { reason::POLICY_DENY } else { reason::POLICY_DENIED };
+        return Verdict { rule_id: decision.rule_id, ..refuse(reason) };
+    }
+    let (valid_for, reason) = match decision.auth_type {
+        auth_type::NONE => (limits::REVALIDATE_NS, reason::FORWARDED),
+        auth_type::SPIRE => prove(maps, config, endpoint, question, remote),
+        // test-always-fail, and what a newer agent may think of: nobody proves that.
+        _ => (0, reason::AUTH_IMPOSSIBLE),
+    };
+    Verdict { valid_for, remote, rule_id: decision.rule_id, reason, auth_type: decision.auth_type }
+}
+
+/// The agents' own ports are closed to pods, whatever policy says.
+#[inline(always)]
+fn is_agent_port(config: &Config, question: &Question, remote: u32) -> bool {
+    let port = u16::from_be(question.port);
+    question.direction == direction::EGRESS
+        && identity::is_node(remote)
+        && match question.protocol {
+            proto::TCP => port == config.handshake_port,
+            proto::UDP => port == config.wireguard_port,
+            _ => false,
+        }
+}
+
+/// An entry of the exact table is final; otherwise the entry for the peer competes with that for all peers.
+#[inline(always)]
+fn policy<M: Maps>(maps: &M, endpoint: &Endpoint, question: &Question, remote: u32) -> ladder::Decision {
+    let own = PolicyKey {
+        identity: remote,
+        slot_be: endpoint.slot.to_be(),
+        direction: question.direction,
+        protocol: question.protocol,
+        port_be: question.port,
+        pad: 0,
+    };
+    if let Some(exact) = maps.policy_exact(&own) {
+        return ladder::choose(Some(&exact), None);
+    }
+    let any = PolicyKey { identity: identity::UNKNOWN, ..own };
+    let (own, any) = (maps.policy_prefix(&own), maps.policy_prefix(&any));
+    ladder::choose(own.as_ref(), any.as_ref())
+}
+
+/// A proof counts if it is of this epoch, has not ended by the exact clock, and an authenticated session says
+/// that the address belongs to the identity that the address table believes it to have.
+#[inline(always)]
+fn prove<M: Maps>(
+    maps: &M,
+    config: &Config,
+    endpoint: &Endpoint,
+    question: &Question,
+    remote: IpEntry,
+) -> (u64, u8) {
+    if !identity::can_authenticate(endpoint.identity) || !identity::can_authenticate(remote.identity) {
+        return (0, reason::AUTH_IMPOSSIBLE);
+    }
+    let Some(proof) = maps.auth(&auth_key(endpoint, remote)) else { return (0, reason::AUTH_REQUIRED) };
+    let Some(bound) = maps.bound(question.family, &question.remote) else {
+        return (0, reason::AUTH_REQUIRED);
+    };
+    let left = proof.expires_at.saturating_sub(maps.boot_now());
+    let same_peer = bound.identity == remote.identity && bound.node == remote.node;
+    if proof.epoch != config.auth_epoch || left == 0 || !same_peer {
+        return (0, reason::AUTH_REQUIRED);
+    }
+    let cached = left.saturating_sub(limits::CLOCK_SLACK_NS);
+    let valid_for = if cached < limits::REVALIDATE_NS { cached } else { limits::REVALIDATE_NS };
+    (valid_for, reason::FORWARDED)
+}
+
+/// The pair's key in the tables of proofs and of back-offs.
+#[inline(always)]
+#[must_use]
+pub const fn auth_key(endpoint: &Endpoint, remote: IpEntry) -> AuthKey {
+    AuthKey {
+        local: endpoint.identity,
+        remote: remote.identity,
+        node: remote.node,
+        auth_type: auth_type::SPIRE,
+        pad: 0,
+    }
+}

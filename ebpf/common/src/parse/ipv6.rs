@@ -1,0 +1,89 @@
+//! The IPv6 header and its extension headers (RFC 8200).
+
+use super::Seen;
+use crate::addr::{Addr, V6};
+use crate::frame::{Frame, be16};
+use crate::limits;
+use crate::packet::Packet;
+use crate::proto::ext;
+use crate::reason;
+
+#[inline(always)]
+pub(super) fn header<F: Frame + ?Sized>(frame: &F, at: u32, packet: &mut Packet) -> Result<Seen, u8> {
+    let Some(h) = frame.load::<8>(at) else { return Err(reason::INVALID_PACKET) };
+    let Some(source) = frame.load::<16>(at.wrapping_add(8)) else { return Err(reason::INVALID_PACKET) };
+    packet.source = Addr::v6(source);
+    let Some(destination) = frame.load::<16>(at.wrapping_add(24)) else {
+        return Err(reason::INVALID_PACKET);
+    };
+    packet.destination = Addr::v6(destination);
+    let payload = u32::from(be16(h[4], h[5]));
+    let present = frame.len().wrapping_sub(at).wrapping_sub(40);
+    if h[0] >> 4 != 6 || payload > present {
+        return Err(reason::INVALID_PACKET);
+    }
+    packet.family = V6;
+    packet.hops = h[7];
+    let start = at.wrapping_add(40);
+    extensions(frame, h[6], start, start.wrapping_add(payload), packet)
+}
+
+/// Walks to the transport header. Hop-by-hop options only in front, at most one fragment header, and no
+/// header after it in a real fragment (a later fragment could not tell what it belongs to). Routing headers
+/// and what else could change the destination are refused, and so are jumbograms, whose length we cannot see.
+#[inline(always)]
+fn extensions<F: Frame + ?Sized>(
+    frame: &F,
+    first: u8,
+    start: u32,
+    end: u32,
+    packet: &mut Packet,
+) -> Result<Seen, u8> {
+    let (mut next, mut at) = (first, start);
+    let mut seen = Seen { available: 0, offset: 0, more: false };
+    let (mut walked, mut fragment) = (0, false);
+    while is_extension(next) {
+        let misplaced = (next == ext::HOP_BY_HOP && walked != 0) || (next == ext::FRAGMENT && fragment);
+        let forbidden = misplaced || seen.more || seen.offset != 0;
+        if walked == limits::EXTENSION_HEADERS || forbidden || at.wrapping_add(8) > end {
+            return Err(reason::INVALID_EXTENSION_HEADER);
+        }
+        let Some(h) = frame.load::<8>(at) else { return Err(reason::INVALID_EXTENSION_HEADER) };
+        let mut length = 8;
+        match next {
+            ext::FRAGMENT => {
+                let word = be16(h[2], h[3]);
+                seen.offset = u32::from(word & 0xfff8);
+                seen.more = word & 1 != 0;
+                fragment = true;
+                packet.fragment_id = u32::from_ne_bytes([h[4], h[5], h[6], h[7]]);
+            }
+            ext::HOP_BY_HOP | ext::DESTINATION => length = u32::from(h[1]).wrapping_add(1).wrapping_mul(8),
+            _ => return Err(reason::INVALID_EXTENSION_HEADER),
+        }
+        at = at.wrapping_add(length);
+        next = h[0];
+        walked = walked.wrapping_add(1);
+    }
+    if at > end {
+        return Err(reason::INVALID_EXTENSION_HEADER);
+    }
+    packet.protocol = next;
+    packet.transport = at;
+    seen.available = end.wrapping_sub(at);
+    Ok(seen)
+}
+
+#[inline(always)]
+const fn is_extension(next: u8) -> bool {
+    matches!(
+        next,
+        ext::HOP_BY_HOP
+            | ext::ROUTING
+            | ext::FRAGMENT
+            | ext::DESTINATION
+            | ext::MOBILITY
+            | ext::HIP
+            | ext::SHIM6
+    )
+}

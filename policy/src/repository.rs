@@ -4,6 +4,7 @@ mod cache;
 mod compile;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
@@ -195,11 +196,17 @@ impl Repository {
         self.ranges(|_| true)
     }
 
-    /// Those of [`Self::cidrs`] that are meant to choose pods, too (`ipBlock`): a pod inside one has the range's
-    /// `cidr:` label in its identity.
+    /// The ranges whose `cidr:` labels the identity of a pod with these addresses has: of those that are meant to
+    /// choose pods, too (`ipBlock`), the narrowest around an address of each family. Where no such rule speaks of
+    /// its addresses, there are none, and the pod shares its identity with all that have its labels.
     #[must_use]
-    pub fn pod_cidrs(&self) -> BTreeSet<IpNet> {
-        self.ranges(|pods| pods)
+    pub fn pod_cidrs(&self, addresses: &[IpAddr]) -> BTreeSet<IpNet> {
+        let ranges = self.ranges(|pods| pods);
+        let narrowest = |address: &IpAddr| {
+            let around = ranges.iter().filter(|net| net.contains(address));
+            around.max_by_key(|net| net.prefix_len()).copied()
+        };
+        addresses.iter().filter_map(narrowest).collect()
     }
 
     fn ranges(&self, wanted: impl Fn(bool) -> bool) -> BTreeSet<IpNet> {

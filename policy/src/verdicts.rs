@@ -180,10 +180,8 @@ impl World {
         }
         let mut labels =
             pod_labels(pod, manifests.namespaces.get(&pod.namespace), &manifests.settings.cluster);
-        for net in self.repository.pod_cidrs() {
-            if pod.ips.iter().any(|ip| net.contains(ip)) {
-                labels.insert(Source::Cidr, &net.to_string(), "");
-            }
+        for net in self.repository.pod_cidrs(&pod.ips) {
+            labels.insert(Source::Cidr, &net.to_string(), "");
         }
         let identity = self.allocate(labels);
         let mut named = NamedPorts::new();

@@ -14,20 +14,28 @@ pub(super) fn requirements(
     field: &Field<'_>,
     key: &dyn Fn(&Field<'_>, &str) -> Result<Key>,
 ) -> Result<Vec<Requirement>> {
+    let (mut labels, mut expressions) = both(field, key)?;
+    labels.append(&mut expressions);
+    Ok(labels)
+}
+
+type Both = (Vec<Requirement>, Vec<Requirement>);
+
+fn both(field: &Field<'_>, key: &dyn Fn(&Field<'_>, &str) -> Result<Key>) -> Result<Both> {
     let mut selector = field.object()?;
-    let mut found = Vec::new();
-    if let Some(labels) = selector.get("matchLabels") {
-        for (text, value) in labels.object()?.entries() {
+    let (mut labels, mut expressions) = (Vec::new(), Vec::new());
+    if let Some(map) = selector.get("matchLabels") {
+        for (text, value) in map.object()?.entries() {
             let (source, key) = key(&value, text)?;
-            found.push(Requirement { key, source, operator: Operator::In(vec![label_value(&value)?]) });
+            labels.push(Requirement { key, source, operator: Operator::In(vec![label_value(&value)?]) });
         }
     }
     for expression in selector.get("matchExpressions").map_or(Ok(Vec::new()), |list| list.items())? {
-        found.push(match_expression(&expression, key)?);
+        expressions.push(match_expression(&expression, key)?);
     }
     selector
         .finish(&[("namespaceSelector", "select the label `k8s:io.kubernetes.pod.namespace` instead")])?;
-    Ok(found)
+    Ok((labels, expressions))
 }
 
 fn label_value(field: &Field<'_>) -> Result<String> {
@@ -107,25 +115,21 @@ fn names_namespace(requirement: &Requirement) -> bool {
     requirement.key == POD_NAMESPACE && requirement.source != Some(Source::Reserved)
 }
 
-/// The endpoints a Cilium rule is for. A namespaced policy never gets out of its namespace: what it says of
-/// another is replaced, and expressions can only narrow.
+/// The endpoints a Cilium rule is for. A namespaced policy never gets out of its namespace: the namespace that
+/// its `matchLabels` name is replaced by its own, and expressions can only narrow.
 pub(super) fn subject(context: &mut Context<'_>, field: &Field<'_>) -> Result<Selector> {
-    let mut found = requirements(field, &cilium_key)?;
+    let (mut labels, mut expressions) = both(field, &cilium_key)?;
     if let Some(namespace) = context.namespace.clone() {
         let own = Requirement::equals(Source::K8s, POD_NAMESPACE, &namespace);
-        let foreign = |r: &Requirement| {
-            names_namespace(r) && matches!(&r.operator, Operator::In(v) if *v != [namespace.as_str()])
-        };
-        if found.iter().any(foreign) {
+        if labels.iter().any(|label| names_namespace(label) && label.operator != own.operator) {
             context
                 .note(field, format!("names another namespace; the policy is for pods in {namespace} only"));
         }
-        found.retain(|requirement| {
-            !(names_namespace(requirement) && matches!(requirement.operator, Operator::In(_)))
-        });
-        found.push(own);
+        labels.retain(|label| !names_namespace(label));
+        labels.push(own);
     }
-    Ok(Selector::labels(found))
+    labels.append(&mut expressions);
+    Ok(Selector::labels(labels))
 }
 
 /// One entry of `fromEndpoints` or `toEndpoints`, within the scope that the document gives it: its own namespace,

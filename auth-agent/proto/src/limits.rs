@@ -45,7 +45,7 @@ pub const MAX_ADDRESSES_PER_PAIR: usize = 16;
 /// An entry that the datapath misses although it was installed is written again at most this often.
 pub const REPAIR_GAP: u64 = 100 * MS;
 /// Frames that may pass per [`REPAIR_GAP`] through a live pair whose entry the datapath missed: those that
-/// were on their way to the parking device when the entry came, and no endless circle.
+/// were on their way to the parking device when the entry came; a circle, should there be one, is slow.
 pub const PASSES_PER_GAP: u32 = 256;
 
 /// Pairs in the table: 100,000 live ones and room; at about 400 bytes each, 50 MiB at the worst.
@@ -65,6 +65,8 @@ pub const MAX_IN_FLIGHT_PER_IDENTITY: usize = MAX_IN_FLIGHT / 4;
 pub const MAX_IN_FLIGHT_PER_NODE: usize = 64;
 /// What a node that has not answered yet gets: with 512 in all, 64 silent nodes are needed to be in the way.
 pub const FIRST_IN_FLIGHT_PER_NODE: usize = 8;
+/// What a node that does not answer keeps: a probe every [`PROBE_GAP`], each up to 5 s under way.
+pub const LEAST_IN_FLIGHT_PER_NODE: usize = 4;
 /// Nodes whose pace is remembered while nothing is under way with them.
 pub const MAX_LANES: usize = 16_384;
 

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::limits::{FIRST_IN_FLIGHT_PER_NODE, MAX_LANES};
+use crate::limits::{FIRST_IN_FLIGHT_PER_NODE, LEAST_IN_FLIGHT_PER_NODE, MAX_LANES};
 use crate::pair::Pair;
 
 /// How a handshake ended, as far as the pace of its node is concerned.
@@ -135,7 +135,7 @@ impl Queue {
             lane.in_flight = lane.in_flight.saturating_sub(1);
             lane.limit = match end {
                 End::Good => (lane.limit + 1).min(self.limits.per_node),
-                End::Silent => (lane.limit / 2).max(1),
+                End::Silent => (lane.limit / 2).max(LEAST_IN_FLIGHT_PER_NODE).min(self.limits.per_node),
                 End::Other => lane.limit,
             };
         }

@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 
 use super::Machine;
-use crate::action::Action;
 use crate::agenda::Timer;
 use crate::pair::Pair;
 use crate::reason::{DiscardReason, FailureKind, RemoveReason};
@@ -135,11 +134,8 @@ impl Machine {
     fn purge(&mut self, key: Pair, why: RemoveReason, discard: DiscardReason) {
         self.stop_work(key);
         self.end_live(key, why);
-        let waited = self.table.get(key).is_some_and(|record| record.waiting.is_some());
+        self.stop_waiting(key, discard);
         self.drop_record(key);
-        if waited {
-            self.act(Action::Discard { pair: key, why: discard });
-        }
     }
 
     pub(super) fn pairs_where(&self, concerned: impl Fn(Pair) -> bool) -> Vec<Pair> {

@@ -190,12 +190,7 @@ impl Machine {
             Work::Idle if waits => self.enqueue_own(key),
             Work::Idle => self.rest(key),
             Work::BackOff { why, .. } => {
-                if let Some(record) = self.table.get_mut(key) {
-                    record.wanted.clear();
-                    if record.waiting.take().is_some() {
-                        self.act(Action::Discard { pair: key, why: DiscardReason::BackOff(why) });
-                    }
-                }
+                self.stop_waiting(key, DiscardReason::BackOff(why));
                 self.rest(key);
             }
         }

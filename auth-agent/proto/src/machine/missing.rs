@@ -53,6 +53,7 @@ impl Machine {
         if !record.is_live() {
             return self.judge_unproven(key, ip);
         }
+        self.renew(key);
         match ip.filter(|ip| !self.bindings.holds(*ip, pair.remote, pair.node)) {
             Some(ip) => self.judge_unbound(key, ip),
             None => Ok(self.judge_live(key, ip)),

@@ -56,9 +56,7 @@ impl Machine {
         let Some(record) = self.table.get(key) else { return };
         if !record.is_live() && !self.table.may_live(record.owner, &self.config) {
             self.counters.overload_identity += 1;
-            if record.work == Work::Idle {
-                self.rest(key);
-            }
+            self.drop_if_new(key);
             return;
         }
         self.counters.done_inbound += 1;
@@ -142,10 +140,7 @@ impl Machine {
                 record.refuse(ip, self.now, until);
             }
         }
-        record.wanted.clear();
-        if record.waiting.take().is_some() {
-            self.act(Action::Discard { pair: key, why: DiscardReason::Failed(why) });
-        }
+        self.stop_waiting(key, DiscardReason::Failed(why));
     }
 
     // A node that was silent answers: its pairs need not wait out their back-off.
@@ -172,6 +167,8 @@ impl Machine {
             self.clear_timer(key, Timer::Retry);
             if dials {
                 self.retry(key);
+            } else {
+                self.rest(key);
             }
         }
     }

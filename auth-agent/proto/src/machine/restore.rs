@@ -13,6 +13,11 @@ impl Machine {
     pub(super) fn restored(&mut self, pair: Pair, expires_at: u64, epoch: u32, generation: u32) {
         let key = pair.canonical();
         self.epoch = self.epoch.max(epoch);
+        if expires_at <= self.now && self.table.get(key).is_some_and(|record| record.is_live()) {
+            // A younger proof came first; its entry is the one to stay.
+            self.install(key);
+            return;
+        }
         if let Some(why) = self.refuse_restored(pair, expires_at) {
             self.act(Action::Remove { pair, why });
             return;
@@ -58,7 +63,7 @@ impl Machine {
         if record.is_live() || self.table.may_live(record.owner, &self.config) {
             return None;
         }
-        self.rest(key);
+        self.drop_if_new(key);
         Some(RemoveReason::Overload)
     }
 }

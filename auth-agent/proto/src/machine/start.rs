@@ -6,7 +6,7 @@ use crate::agenda::Timer;
 use crate::limits::FORGET_AFTER;
 use crate::pair::Pair;
 use crate::queue::End;
-use crate::reason::Overload;
+use crate::reason::{DiscardReason, Overload};
 use crate::record::{Record, Work};
 
 impl Machine {
@@ -20,10 +20,11 @@ impl Machine {
         Ok(())
     }
 
-    /// Puts a pair in line. When the queue is full the record goes back to rest.
+    /// Puts a pair in line. When the queue is full its packets go and the record goes back to rest.
     pub(super) fn enqueue(&mut self, key: Pair) -> Result<(), Overload> {
         let Some(owner) = self.table.get(key).map(|record| record.owner) else { return Err(Overload::Table) };
         let Some(ticket) = self.queue.push(owner, key) else {
+            self.stop_waiting(key, DiscardReason::Overload(Overload::Queue));
             self.rest(key);
             return Err(Overload::Queue);
         };
@@ -56,15 +57,29 @@ impl Machine {
             self.queue.done(owner, key.node, End::Other);
             if let Some(record) = self.table.get_mut(key) {
                 record.work = Work::Idle;
+                record.waiting = None;
+                record.wanted.clear();
             }
             self.rest(key);
         }
     }
 
-    /// Nothing is to be done for the pair now: remember it if it is live or has failed, forget it otherwise.
+    /// Whatever waits for the pair's handshake waits no longer.
+    pub(super) fn stop_waiting(&mut self, key: Pair, why: DiscardReason) {
+        let Some(record) = self.table.get_mut(key) else { return };
+        record.wanted.clear();
+        if record.waiting.take().is_some() {
+            self.act(Action::Discard { pair: key, why });
+        }
+    }
+
+    /// If nothing is being done for the pair: remember it if it is live or has failed, forget it otherwise.
     pub(super) fn rest(&mut self, key: Pair) {
         let now = self.now;
         let Some(record) = self.table.get_mut(key) else { return };
+        if matches!(record.work, Work::Queued { .. } | Work::InFlight { .. }) {
+            return;
+        }
         if record.is_live() {
             let retry = now.saturating_add(self.config.backoff_min);
             self.set_timer(key, Timer::Retry, retry);
@@ -74,6 +89,15 @@ impl Machine {
             self.table.mark_failed(key, now);
             self.set_timer(key, Timer::Forget, until.max(now).saturating_add(FORGET_AFTER));
         } else {
+            self.drop_record(key);
+        }
+    }
+
+    /// Forgets a record that was opened for a proof which then found no room.
+    pub(super) fn drop_if_new(&mut self, key: Pair) {
+        let new =
+            |record: &Record| record.work == Work::Idle && record.last_error.is_none() && !record.is_live();
+        if self.table.get(key).is_some_and(new) {
             self.drop_record(key);
         }
     }

@@ -86,9 +86,10 @@ impl PodNet {
         let Self { interface, host_mac, mac, netns, .. } = self;
         let mut batch = Batch::default();
         batch.add(format!(
-            "link add {interface} address {host_mac} mtu {POD_MTU} addrgenmode none \
+            "link add {interface} address {host_mac} mtu {POD_MTU} \
              type veth peer name eth0 address {mac} mtu {POD_MTU} netns {netns}"
         ));
+        batch.add(format!("link set {interface} addrgenmode none"));
         batch
     }
 

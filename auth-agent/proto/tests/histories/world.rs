@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use countersign_auth_proto::limits::{FORGET_AFTER, MAX_AGE, SECOND};
 use countersign_auth_proto::{
     Action, Admission, Assertion, Change, Counters, DiscardReason, Event, FailureKind, Machine, Notice, Pair,
-    Parking, Required, Source, Via,
+    PairState, Parking, Required, Source, Via,
 };
 
 use crate::model::Model;
@@ -49,6 +49,8 @@ pub struct World {
     pub model: Model,
     pub required: Required,
     frames: Vec<Frame>,
+    /// Frames that have not left yet.
+    waiting: usize,
     released: u64,
     /// Handshakes under way, by attempt.
     pub flights: BTreeMap<u64, Pair>,
@@ -84,6 +86,7 @@ impl World {
             model,
             required: Required::Everything,
             frames: Vec::new(),
+            waiting: 0,
             released: 0,
             flights: BTreeMap::new(),
             results: BTreeMap::new(),
@@ -175,6 +178,7 @@ impl World {
         let source = Source::Pod((pair.local % 4) as u16);
         let full = self.parking.push(pair, source, id, 100, self.now).is_err();
         self.check(!full || self.profile.tight, "no place to park");
+        self.waiting += usize::from(!full);
         self.frames.push(Frame { pair: pair.canonical(), ip, since: self.now, out: full, returned });
     }
 
@@ -335,6 +339,7 @@ impl World {
         let twice = std::mem::replace(&mut frame.out, true);
         let right = frame.pair == pair.canonical();
         let age = self.now - frame.since;
+        self.waiting -= usize::from(!twice);
         self.check(!twice, "a frame left twice");
         self.check(right, "a frame of another pair");
         self.check(age <= self.profile.parking.deadline, "a frame stayed beyond its deadline");
@@ -379,6 +384,7 @@ impl World {
                     count += 1;
                 }
             }
+            self.waiting -= count as usize;
             self.check(count == tally.frames, "expired frames");
         }
         let later = self.machine.poll_timeout().is_none_or(|(at, _)| at > self.now);
@@ -394,7 +400,7 @@ impl World {
         self.check(summary.timers <= 6 * summary.pairs, "too many timers");
         self.check(summary.bindings == self.model.bound.len(), "bindings");
         let parked = self.parking.total().frames as usize;
-        self.check(parked == self.frames.iter().filter(|frame| !frame.out).count(), "parked frames");
+        self.check(parked == self.waiting, "parked frames");
         for status in self.machine.pairs(&self.parking) {
             let end = self.model.end(status.pair, self.now);
             let live = status.expires_at.filter(|end| *end > self.now);
@@ -403,6 +409,7 @@ impl World {
             let entry = self.map.get(&status.pair).or(mirror);
             self.check(entry.is_some() || end.is_none(), "a live pair without an entry");
         }
+        self.check_queue();
         for (pair, end) in &self.map {
             let known = self.model.end(*pair, self.now);
             self.check(*end <= self.now || known == Some(*end), "an entry nobody knows of");
@@ -414,6 +421,30 @@ impl World {
         self.check(self.actions <= 60 * (self.events + self.steps) + 1_000, "a storm of actions");
     }
 
+    // Nobody waits in the queue for nothing. (With these limits the pace of nodes is constant.)
+    fn check_queue(&self) {
+        let config = &self.profile.config;
+        if !self.profile.tight || self.flights.len() >= config.max_in_flight {
+            return;
+        }
+        for status in self.machine.pairs(&self.parking).filter(|status| !self.is_under_way(status.pair)) {
+            let (pair, config) = (status.pair, &self.profile.config);
+            let queued = matches!(status.state, PairState::Queued | PairState::Renewing);
+            let count =
+                |wanted: &dyn Fn(&Pair) -> bool| self.flights.values().filter(|pair| wanted(pair)).count();
+            let node_full = count(&|other| other.node == pair.node) >= config.max_in_flight_per_node;
+            let own =
+                count(&|other| other.local == pair.local || (other.node == 0 && other.involves(pair.local)));
+            // On the same node it may be the other identity that is charged.
+            let identity_full = own >= config.max_in_flight_per_identity || pair.node == 0;
+            self.check(!queued || node_full || identity_full, "a pair waits for nothing");
+        }
+    }
+
+    fn is_under_way(&self, pair: Pair) -> bool {
+        self.flights.values().any(|other| *other == pair)
+    }
+
     // An entry that ends at this very moment is removed with the next tick.
     fn ends_now(&self) -> bool {
         self.machine.poll_timeout().is_some_and(|(at, _)| at <= self.now)
@@ -423,7 +454,11 @@ impl World {
     fn drain(&mut self) {
         self.profile.honest = false;
         // A frame may have come back three times.
-        self.pass(4 * self.profile.parking.deadline);
+        for _ in 0..4 {
+            if self.waiting > 0 {
+                self.pass(self.profile.parking.deadline);
+            }
+        }
         self.check(self.frames.iter().all(|frame| frame.out), "a frame was forgotten");
         self.check(self.parking.total().frames == 0, "frames are left");
         self.model.source_down = true;

@@ -146,8 +146,7 @@ impl Failure {
             io::ErrorKind::TimedOut => FailureKind::Timeout,
             io::ErrorKind::HostUnreachable
             | io::ErrorKind::NetworkUnreachable
-            | io::ErrorKind::NetworkDown
-            | io::ErrorKind::AddrNotAvailable => FailureKind::Unreachable,
+            | io::ErrorKind::NetworkDown => FailureKind::Unreachable,
             io::ErrorKind::InvalidData => FailureKind::Malformed,
             _ if is_exhaustion(error) => FailureKind::Overload,
             _ => FailureKind::Closed,
@@ -178,11 +177,11 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// Whether it is this process or machine that has run out of something.
+/// Whether it is this process or machine that has run out of something: descriptors, memory, local ports.
 pub(super) fn is_exhaustion(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EAGAIN)
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL)
     )
 }
 

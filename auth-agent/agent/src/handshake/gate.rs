@@ -1,7 +1,7 @@
-//! Who may have how many half-open handshakes: silent or slow strangers give way to newer connections.
+//! Who may have how many inbound handshakes under way: the silent and the slow give way to newer ones.
 //!
 //! Refusing the newest would let a few hundred idle sockets lock out their whole address until they time
-//! out; the oldest half-open handshake is the one that is least likely to be honest.
+//! out. An honest handshake is over in milliseconds, so the oldest is the one least likely to be honest.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::task::AbortHandle;
 
-use super::limits::{MAX_HALF_OPEN, MAX_HALF_OPEN_PER_PEER};
+use super::limits::{MAX_INBOUND, MAX_INBOUND_PER_PEER};
 
-/// All half-open handshakes of a server.
+/// All inbound handshakes of a server.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
     state: Mutex<State>,
@@ -30,20 +30,20 @@ struct Waiting {
     task: Option<AbortHandle>,
 }
 
-/// One half-open handshake: counted until dropped.
+/// One inbound handshake: counted until dropped.
 #[derive(Debug)]
-pub(super) struct HalfOpen {
+pub(super) struct Seat {
     gate: Arc<Gate>,
     peer: IpAddr,
     number: u64,
 }
 
-/// Which half-open handshake had to give way; `Some` only if there was one.
+/// Which handshake had to give way; `Some` only if there was one.
 pub(super) type Evicted = Option<AbortHandle>;
 
 impl Gate {
-    /// Counts a new half-open handshake in. The task evicted for it, if any, is the caller's to end.
-    pub(super) fn enter(self: &Arc<Self>, peer: IpAddr) -> (HalfOpen, Evicted) {
+    /// Counts a new handshake in. The task evicted for it, if any, is the caller's to end.
+    pub(super) fn enter(self: &Arc<Self>, peer: IpAddr) -> (Seat, Evicted) {
         let peer = subscriber(peer);
         let mut state = self.lock();
         let evicted = state.make_room(peer);
@@ -52,7 +52,7 @@ impl Gate {
         let number = state.next;
         state.by_peer.entry(peer).or_default().push_back(Waiting { number, task: None });
         drop(state);
-        (HalfOpen { gate: Arc::clone(self), peer, number }, evicted)
+        (Seat { gate: Arc::clone(self), peer, number }, evicted)
     }
 
     /// Says which task to end if this handshake has to give way; nothing if it is through already.
@@ -70,10 +70,10 @@ impl Gate {
 
 impl State {
     fn make_room(&mut self, peer: IpAddr) -> Evicted {
-        if self.by_peer.get(&peer).is_some_and(|waiting| waiting.len() >= MAX_HALF_OPEN_PER_PEER) {
+        if self.by_peer.get(&peer).is_some_and(|waiting| waiting.len() >= MAX_INBOUND_PER_PEER) {
             return self.evict(peer);
         }
-        if self.total < MAX_HALF_OPEN {
+        if self.total < MAX_INBOUND {
             return None;
         }
         // Whoever has most pays: reached only under attack from several addresses.
@@ -111,14 +111,14 @@ impl State {
     }
 }
 
-impl HalfOpen {
+impl Seat {
     /// What [`Gate::arm`] wants.
     pub(super) fn key(&self) -> (IpAddr, u64) {
         (self.peer, self.number)
     }
 }
 
-impl Drop for HalfOpen {
+impl Drop for Seat {
     fn drop(&mut self) {
         self.gate.lock().leave(self.peer, self.number);
     }
@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn what_is_through_leaves_no_trace() {
         let gate = Arc::new(Gate::default());
-        let seats: Vec<HalfOpen> = (0..100).map(|_| gate.enter(ip("192.0.2.1")).0).collect();
+        let seats: Vec<Seat> = (0..100).map(|_| gate.enter(ip("192.0.2.1")).0).collect();
         assert_eq!(total(&gate), 100);
         drop(seats);
         assert_eq!(total(&gate), 0);
@@ -159,7 +159,7 @@ mod tests {
         let gate = Arc::new(Gate::default());
         let other = gate.enter(ip("192.0.2.2")).0;
         let mut seats = Vec::new();
-        for _ in 0..MAX_HALF_OPEN_PER_PEER {
+        for _ in 0..MAX_INBOUND_PER_PEER {
             let (seat, evicted) = gate.enter(ip("192.0.2.1"));
             assert!(evicted.is_none());
             let task = tokio::spawn(std::future::pending::<()>());
@@ -182,10 +182,10 @@ mod tests {
         let mut seats = vec![gate.enter(ip("198.51.100.1")).0];
         for peer in 0..4_u8 {
             let peer = IpAddr::from([192, 0, 2, peer]);
-            seats.extend((0..MAX_HALF_OPEN_PER_PEER).map(|_| gate.enter(peer).0));
+            seats.extend((0..MAX_INBOUND_PER_PEER).map(|_| gate.enter(peer).0));
         }
         let state = gate.lock();
-        assert!(state.total <= MAX_HALF_OPEN);
+        assert!(state.total <= MAX_INBOUND);
         assert_eq!(state.by_peer[&ip("198.51.100.1")].len(), 1);
         drop(state);
         drop(seats);
@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn an_ipv6_host_is_its_64() {
         let gate = Arc::new(Gate::default());
-        let seats: Vec<HalfOpen> = ["2001:db8::1", "2001:db8::2", "2001:db8:0:1::1", "::ffff:192.0.2.1"]
+        let seats: Vec<Seat> = ["2001:db8::1", "2001:db8::2", "2001:db8:0:1::1", "::ffff:192.0.2.1"]
             .map(|text| gate.enter(ip(text)).0)
             .into();
         assert_eq!(gate.lock().by_peer.len(), 3);

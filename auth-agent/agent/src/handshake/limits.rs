@@ -28,16 +28,12 @@ pub const MAX_ASSERTIONS: usize = 1024;
 /// Longest node name (RFC 1123 subdomain, as Kubernetes allows).
 pub const MAX_NODE_NAME_BYTES: usize = 253;
 
-/// Half-open handshakes (accepted, TLS not through) in all: 13 KiB each is 26 MiB at the very worst.
-pub const MAX_HALF_OPEN: usize = 2048;
+/// Inbound handshakes under way in all: 13 KiB of TLS state each is 26 MiB at the very worst.
+pub const MAX_INBOUND: usize = 2048;
 
-/// Half-open handshakes of one peer address. More than an honest agent has under way at once
+/// Inbound handshakes of one peer address. More than an honest agent has under way at once
 /// ([`MAX_OUTBOUND`]); beyond it the oldest of that address gives way to the newest.
-pub const MAX_HALF_OPEN_PER_PEER: usize = 512;
-
-/// Authenticated handshakes that wait for the node's answer or the client's acknowledgement. Every one
-/// holds a verified SVID, so it cannot be filled by strangers.
-pub const MAX_AUTHENTICATED: usize = 4096;
+pub const MAX_INBOUND_PER_PEER: usize = 512;
 
 /// Handshakes a client has under way at once: enough to keep two cores busy over a 100 ms path.
 pub const MAX_OUTBOUND: usize = 256;

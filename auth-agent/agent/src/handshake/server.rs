@@ -10,16 +10,15 @@ use rustls::server::{Accepted, Acceptor, ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_rustls::server::{StartHandshake, TlsStream};
 
 use super::failure::{Failure, FailureKind, Step, is_exhaustion};
-use super::gate::{Gate, HalfOpen};
+use super::gate::{Gate, Seat};
 use super::limits::{
     ACCEPT_BACKOFF_MAX, ACCEPT_BACKOFF_MIN, CLIENT_HELLO_READ_BYTES, Deadlines, MAX_ASSERTIONS,
-    MAX_AUTHENTICATED,
 };
 use super::message::{self, Assertion, Hello, MessageError, Refusal, Reply};
 use super::stats::ServerStats;
@@ -136,7 +135,6 @@ struct Shared {
     store: SharedSvidStore,
     inbound: mpsc::Sender<Inbound>,
     gate: Arc<Gate>,
-    authenticated: Semaphore,
     stats: Arc<ServerStats>,
 }
 
@@ -153,16 +151,7 @@ impl Shared {
             store: store.clone(),
         });
         let tls = store.tls.server(Arc::new(LocalOnly(store.clone())), Arc::clone(&clients))?;
-        Ok(Self {
-            config,
-            tls: Arc::new(tls),
-            clients,
-            store,
-            inbound,
-            gate: Arc::default(),
-            authenticated: Semaphore::new(MAX_AUTHENTICATED),
-            stats,
-        })
+        Ok(Self { config, tls: Arc::new(tls), clients, store, inbound, gate: Arc::default(), stats })
     }
 }
 
@@ -230,10 +219,10 @@ struct Connection {
 }
 
 impl Connection {
-    async fn serve(self, tcp: TcpStream, seat: HalfOpen) {
+    async fn serve(self, tcp: TcpStream, _seat: Seat) {
         let stats = Arc::clone(&self.shared.stats);
         let peer = self.peer;
-        match self.handshake(tcp, seat).await {
+        match self.handshake(tcp).await {
             Ok(Ended::Completed) => stats.count_completed(),
             Ok(Ended::Plain) => stats.count_plain(),
             Err(failure) => {
@@ -243,15 +232,10 @@ impl Connection {
         }
     }
 
-    async fn handshake(self, tcp: TcpStream, seat: HalfOpen) -> Result<Ended, Failure> {
+    async fn handshake(self, tcp: TcpStream) -> Result<Ended, Failure> {
         let local = tcp.local_addr().map_err(|error| Failure::from_io(Step::Connect, &error))?.ip();
         let _ = tcp.set_nodelay(true);
         let mut stream = within(self.exchange_ends(), Step::Tls, self.tls(tcp)).await?;
-        // From here on it is a member of the trust domain, and counted among those.
-        drop(seat);
-        let Ok(_authenticated) = self.shared.authenticated.try_acquire() else {
-            return Err(Failure::new(FailureKind::Overload, Step::Message, "too many wait for answers"));
-        };
         let read = within(self.exchange_ends(), Step::Message, read(&mut stream)).await?;
         let Some(message) = read else { return Ok(Ended::Plain) };
         let decoded = Hello::decode(&message);

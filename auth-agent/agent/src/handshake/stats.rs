@@ -34,7 +34,7 @@ impl ServerStats {
         self.plain.load(Ordering::Relaxed)
     }
 
-    /// Half-open handshakes that gave way to newer ones.
+    /// Handshakes that gave way to newer ones.
     #[must_use]
     pub fn evicted(&self) -> u64 {
         self.evicted.load(Ordering::Relaxed)

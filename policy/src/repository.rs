@@ -245,14 +245,13 @@ impl Repository {
         stored.rules.iter().flat_map(|rule| self.selectors.matches(rule.subject)).collect()
     }
 
-    fn users(&self, selectors: &[SelectorId]) -> BTreeSet<u32> {
-        let policies: BTreeSet<&PolicyId> =
-            selectors.iter().flat_map(|id| self.selectors.users(*id)).collect();
-        policies
-            .iter()
-            .filter_map(|id| self.policies.get(id))
-            .flat_map(|stored| self.subjects(stored))
-            .collect()
+    /// The identities for which one of these selectors chooses peers.
+    fn users(&self, changed: &[SelectorId]) -> BTreeSet<u32> {
+        let policies: BTreeSet<&PolicyId> = changed.iter().flat_map(|id| self.selectors.users(*id)).collect();
+        let rules = policies.iter().filter_map(|id| self.policies.get(id)).flat_map(|stored| &stored.rules);
+        let speaks = |clause: &StoredClause| clause.peers.iter().flatten().any(|peer| changed.contains(peer));
+        let touched = rules.filter(|rule| rule.clauses.iter().any(speaks));
+        touched.flat_map(|rule| self.selectors.matches(rule.subject)).collect()
     }
 
     /// Takes the policy's selectors into the cache and gives its rules numbers: those of `previous`, which it

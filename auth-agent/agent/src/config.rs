@@ -1,0 +1,140 @@
+//! The agent's configuration: one flat structure, each field a flag and an environment variable.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+
+/// Countersign's node agent: proves workload identities to peers and enforces policy in eBPF.
+///
+/// It needs root (CAP_BPF, CAP_NET_ADMIN), a mounted bpffs, and /dev/net/tun. Everything it decides is kept in
+/// pinned maps and links, so traffic goes on as decided while it restarts.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "countersign-agent", version)]
+pub struct Config {
+    /// Name of this node, as in the cluster's Node objects.
+    #[arg(long, env = "COUNTERSIGN_NODE_NAME")]
+    pub node_name: String,
+
+    /// Directory of the control socket and of state that outlives a restart.
+    #[arg(long, env = "COUNTERSIGN_RUN_DIR", default_value = "/run/countersign")]
+    pub run_dir: PathBuf,
+
+    /// Directory on a bpffs where maps and links are pinned.
+    #[arg(long, env = "COUNTERSIGN_PIN_DIR", default_value = "/sys/fs/bpf/countersign")]
+    pub pin_dir: PathBuf,
+
+    /// Directory of Kubernetes manifests to follow (Pod, Namespace, Node, policies).
+    #[arg(long, env = "COUNTERSIGN_MANIFESTS")]
+    pub manifests: PathBuf,
+
+    /// Directory of what the cluster knows of itself: pod addresses, node objects, identities.
+    #[arg(long, env = "COUNTERSIGN_STATUS_DIR")]
+    pub status_dir: PathBuf,
+
+    /// The interface that leads to the other nodes.
+    #[arg(long, env = "COUNTERSIGN_UPLINK", default_value = "eth0")]
+    pub uplink: String,
+
+    /// SPIFFE trust domain of this cluster's workloads.
+    #[arg(long, env = "COUNTERSIGN_TRUST_DOMAIN", default_value = "countersign.lab")]
+    pub trust_domain: String,
+
+    /// SPIFFE ID of an identity; `{trust_domain}` and `{number}` are replaced.
+    #[arg(long, env = "COUNTERSIGN_SPIFFE_ID_TEMPLATE", default_value = "spiffe://{trust_domain}/identity/{number}")]
+    pub spiffe_id_template: String,
+
+    /// danger: directory of a development CA that stands in for SPIRE; every node that reads it can make
+    /// every identity.
+    #[arg(long, env = "COUNTERSIGN_EMBEDDED_CA")]
+    pub embedded_ca: PathBuf,
+
+    /// Lifetime of the SVIDs that the embedded CA issues, such as 1h, 90s.
+    #[arg(long, env = "COUNTERSIGN_SVID_TTL", default_value = "1h", value_parser = parse_duration)]
+    pub svid_ttl: Duration,
+
+    /// Longest life of a proof, whatever the certificates say.
+    #[arg(long, env = "COUNTERSIGN_AUTH_MAX_AGE", default_value = "1h", value_parser = parse_duration)]
+    pub auth_max_age: Duration,
+
+    /// Address to listen on for handshakes; the node's first InternalIP by default.
+    #[arg(long, env = "COUNTERSIGN_HANDSHAKE_LISTEN")]
+    pub handshake_listen: Option<SocketAddr>,
+
+    /// TCP port of the handshake, here and at the other nodes.
+    #[arg(long, env = "COUNTERSIGN_HANDSHAKE_PORT", default_value_t = 4250)]
+    pub handshake_port: u16,
+
+    /// Whether packets that wait for a proof are held (on) or dropped (off).
+    #[arg(long, env = "COUNTERSIGN_PARKING", value_enum, default_value_t = Switch::On)]
+    pub parking: Switch,
+
+    /// Whether the key exchange must be post-quantum (X25519MLKEM768): preferred, or required.
+    #[arg(long, env = "COUNTERSIGN_KEY_EXCHANGE", value_enum, default_value_t = KeyExchange::Prefer)]
+    pub post_quantum: KeyExchange,
+
+    /// WireGuard device of this node.
+    #[arg(long, env = "COUNTERSIGN_WIREGUARD_DEVICE", default_value = "cs_wg0")]
+    pub wireguard_device: String,
+
+    /// UDP port of WireGuard, here and at the other nodes.
+    #[arg(long, env = "COUNTERSIGN_WIREGUARD_PORT", default_value_t = 51871)]
+    pub wireguard_port: u16,
+
+    /// Log filter, as tracing's EnvFilter: info, countersign_agent=debug.
+    #[arg(long, env = "COUNTERSIGN_LOG", default_value = "info")]
+    pub log: String,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// On.
+    On,
+    /// Off.
+    Off,
+}
+
+/// How the post-quantum key exchange is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KeyExchange {
+    /// X25519MLKEM768 first, X25519 for peers without it.
+    Prefer,
+    /// Nothing but X25519MLKEM768.
+    Require,
+}
+
+/// Reads `90s`, `15m`, `1h` or a bare number of seconds.
+///
+/// # Errors
+/// When the text is none of these, or zero.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let (digits, factor) = match text.strip_suffix(['s', 'm', 'h']) {
+        Some(digits) if text.ends_with('s') => (digits, 1),
+        Some(digits) if text.ends_with('m') => (digits, 60),
+        Some(digits) => (digits, 3600),
+        None => (text, 1),
+    };
+    let number: u64 = digits.parse().map_err(|_| format!("{text:?} is not a duration such as 30s, 15m or 1h"))?;
+    match number.checked_mul(factor) {
+        Some(0) | None => Err(format!("{text:?} is out of range")),
+        Some(seconds) => Ok(Duration::from_secs(seconds)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(parse_duration("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(parse_duration("15m"), Ok(Duration::from_secs(900)));
+        assert_eq!(parse_duration("1h"), Ok(Duration::from_secs(3600)));
+        assert_eq!(parse_duration("90"), Ok(Duration::from_secs(90)));
+        for bad in ["", "s", "1d", "-1s", "0", "99999999999999999999h", "1 h"] {
+            assert!(parse_duration(bad).is_err(), "{bad:?}");
+        }
+    }
+}

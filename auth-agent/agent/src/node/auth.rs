@@ -1,0 +1,306 @@
+//! Handshakes and what follows from them: the state machine's events and actions.
+
+use std::net::{IpAddr, SocketAddr};
+
+use countersign_auth_proto::{self as proto, Action, Change, Event, FailureKind, Notice, Pair, Via};
+use countersign_ebpf_common::auth::{AuthKey, AuthValue, Bound};
+use countersign_ebpf_common::policy::auth_type;
+use tokio::net::TcpSocket;
+
+use super::Node;
+use crate::clock;
+use crate::handshake::{self, Assertion, Failure, Inbound, InboundAccept, Outcome, Refusal};
+use crate::node_ids::THIS_NODE;
+
+/// A handshake of ours that has ended.
+#[derive(Debug)]
+pub struct Dialled {
+    pair: Pair,
+    attempt: u64,
+    started_at: u64,
+    result: Result<Box<Outcome>, Failure>,
+}
+
+/// The key of a pair in the datapath.
+pub(super) fn key(pair: Pair) -> AuthKey {
+    AuthKey { local: pair.local, remote: pair.remote, node: pair.node, auth_type: auth_type::SPIRE, pad: 0 }
+}
+
+impl Node {
+    /// Does what the state machine asks for, in its order.
+    pub(super) fn act(&mut self) {
+        while let Some(action) = self.machine.poll_action() {
+            match action {
+                Action::Start { pair, attempt } => self.dial(pair, attempt),
+                // The task ends by its own deadline; its result is ignored.
+                Action::Cancel { .. } => {}
+                Action::Install { pair, expires_at, generation, .. } => self.install(pair, expires_at, generation),
+                Action::Remove { pair, why } => self.withdraw(pair, why),
+                Action::Bind { ip, identity, node, generation, epoch } => {
+                    self.bind(ip, Bound { identity, node, pad: 0, generation, epoch });
+                }
+                Action::Unbind { ip } => self.unbind(ip),
+                Action::Release { pair } => self.release(pair),
+                Action::Discard { pair, why } => self.discard(pair, why),
+                Action::Emit(notice) => self.notice(notice),
+            }
+        }
+    }
+
+    fn dial(&mut self, pair: Pair, attempt: u64) {
+        let started_at = clock::boot_ns();
+        let request = match self.request(pair) {
+            Ok(request) => request,
+            Err(why) => return self.machine.handle(Event::HandshakeFailed { pair, attempt, why }, started_at),
+        };
+        let client = self.client.clone();
+        let done = self.dialled.clone();
+        tokio::spawn(async move {
+            let result = client.handshake(request).await.map(Box::new);
+            // The node task has ended: so does the agent.
+            let _ = done.send(Dialled { pair, attempt, started_at, result }).await;
+        });
+    }
+
+    fn request(&self, pair: Pair) -> Result<handshake::Request, FailureKind> {
+        let remote_node = self.node_ids.name(pair.node).ok_or(FailureKind::Unreachable)?.to_owned();
+        let address = self.node_address(&remote_node).ok_or(FailureKind::Unreachable)?;
+        Ok(handshake::Request {
+            local_identity: pair.local,
+            remote_identity: pair.remote,
+            remote_id: self.svids.id_of(pair.remote).ok_or(FailureKind::WrongIdentity)?,
+            addr: SocketAddr::new(address, self.config.handshake_port),
+            own_node: self.config.node_name.clone(),
+            remote_node,
+            assertions: self.own_assertions(pair.local),
+            not_after: self.latest_end(),
+        })
+    }
+
+    /// The first InternalIP, always the same one.
+    fn node_address(&self, node: &str) -> Option<IpAddr> {
+        self.world.nodes.get(node)?.internal_ips.first().copied()
+    }
+
+    fn own_assertions(&self, identity: u32) -> Vec<Assertion> {
+        let all = self.endpoints.assertions(identity).take(handshake::limits::MAX_ASSERTIONS);
+        all.map(|(ip, generation)| Assertion { ip, generation }).collect()
+    }
+
+    /// Until when a proof made now may live, as far as this node's settings go: Unix seconds.
+    fn latest_end(&self) -> u64 {
+        clock::unix().saturating_add(self.config.auth_max_age.as_secs())
+    }
+
+    /// One of our handshakes has ended.
+    pub(super) fn dialled(&mut self, dialled: Dialled) {
+        let Dialled { pair, attempt, started_at, result } = dialled;
+        let now = clock::boot_ns();
+        let outcome = match result {
+            Ok(outcome) => *outcome,
+            Err(failure) => {
+                let (remote, node) = (pair.remote, pair.node);
+                tracing::debug!(local = pair.local, remote, node, %failure, "handshake failed");
+                self.names.remember_failure(pair, &failure);
+                let why = kind(failure.kind);
+                return self.machine.handle(Event::HandshakeFailed { pair, attempt, why }, now);
+            }
+        };
+        let event = Event::HandshakeDone {
+            pair,
+            via: Via::Dialled { attempt },
+            started_at,
+            not_after: clock::boot_at_unix(outcome.not_after),
+            assertions: self.believed(pair, outcome.assertions),
+        };
+        self.latency.push(outcome.duration);
+        self.metrics.handshake_ok(outcome.duration);
+        self.machine.handle(event, now);
+        // The server is told after our entry is in the map.
+        self.act();
+        tokio::spawn(outcome.ack.send());
+    }
+
+    /// A peer has authenticated itself to us.
+    pub(super) fn accept(&mut self, inbound: Inbound) {
+        let now = clock::boot_ns();
+        let verdict = self.judge(&inbound);
+        let Inbound { not_after, respond, assertions, .. } = inbound;
+        let pair = match verdict {
+            Ok(pair) => pair,
+            Err(refusal) => return drop(respond.send(Err(refusal))),
+        };
+        let not_after = not_after.min(self.latest_end());
+        let event = Event::HandshakeDone {
+            pair,
+            via: Via::Inbound,
+            started_at: now,
+            not_after: clock::boot_at_unix(not_after),
+            assertions: self.believed(pair, assertions),
+        };
+        self.machine.handle(event, now);
+        self.act();
+        let assertions = self.own_assertions(pair.local);
+        drop(respond.send(Ok(InboundAccept { assertions, not_after, confirmed: None })));
+    }
+
+    /// Which pair a client's handshake is for, if it may be.
+    fn judge(&self, inbound: &Inbound) -> Result<Pair, Refusal> {
+        let node = self.node_ids.id(&inbound.remote_node).ok_or(Refusal::WrongNode)?;
+        let known = self.world.nodes.get(&inbound.remote_node).ok_or(Refusal::WrongNode)?;
+        if !known.internal_ips.contains(&inbound.peer_addr.ip().to_canonical()) {
+            return Err(Refusal::WrongNode);
+        }
+        if self.endpoints.assertions(inbound.asked_identity).next().is_none() {
+            return Err(Refusal::NotLocal);
+        }
+        Ok(Pair::new(inbound.asked_identity, inbound.remote_identity, node))
+    }
+
+    /// A node speaks for addresses out of its own prefixes only.
+    fn believed(&self, pair: Pair, assertions: Vec<Assertion>) -> Vec<proto::Assertion> {
+        let node = self.node_ids.name(pair.node).and_then(|name| self.world.nodes.get(name));
+        let Some(node) = node else { return Vec::new() };
+        let own = |ip: IpAddr| node.pod_cidrs.iter().any(|net| net.contains(&ip));
+        let (good, bad): (Vec<_>, Vec<_>) = assertions.into_iter().partition(|assertion| own(assertion.ip));
+        if !bad.is_empty() {
+            tracing::warn!(node = %node.name, count = bad.len(), "a node asserts addresses that are not its own");
+        }
+        good.into_iter().map(|Assertion { ip, generation }| proto::Assertion { ip, generation }).collect()
+    }
+
+    fn install(&mut self, pair: Pair, expires_at: u64, generation: u32) {
+        let value = AuthValue { expires_at, epoch: self.settings.auth_epoch, generation };
+        if let Err(error) = self.datapath.auth_upsert(key(pair), value) {
+            tracing::warn!(?pair, %error, "a proof could not be entered: its packets stay out");
+            self.count_discarded("auth_map_full", 1);
+        }
+    }
+
+    fn withdraw(&mut self, pair: Pair, why: proto::RemoveReason) {
+        tracing::debug!(?pair, why = why.as_str(), "proof withdrawn");
+        if let Err(error) = self.datapath.auth_remove(&key(pair)) {
+            tracing::error!(?pair, %error, "a proof could not be withdrawn");
+        }
+        self.bump_auth(pair.local);
+    }
+
+    fn bind(&mut self, ip: IpAddr, bound: Bound) {
+        if let Err(error) = self.datapath.bind(ip, bound) {
+            tracing::warn!(%ip, %error, "an asserted address could not be entered: its packets stay out");
+        }
+    }
+
+    fn unbind(&mut self, ip: IpAddr) {
+        if let Err(error) = self.datapath.unbind(ip) {
+            tracing::error!(%ip, %error, "an asserted address could not be withdrawn");
+        }
+        let slots: Vec<u16> = self.endpoints.iter().map(|endpoint| endpoint.saved.slot).collect();
+        slots.into_iter().for_each(|slot| self.bump_auth_of(slot));
+    }
+
+    fn bump_auth(&mut self, identity: u32) {
+        let slots: Vec<u16> = self.endpoints.slots_of_identity(identity).collect();
+        slots.into_iter().for_each(|slot| self.bump_auth_of(slot));
+    }
+
+    fn bump_auth_of(&mut self, slot: u16) {
+        if let Err(error) = self.datapath.epoch_bump_auth(slot) {
+            tracing::error!(slot, %error, "cached verdicts could not be made stale: they end within a second");
+        }
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        let pair = notice.pair.canonical();
+        match notice.change {
+            Change::Proved { inbound, .. } => {
+                self.retry_at.remove(&pair);
+                self.names.forget_failure(pair);
+                self.handshakes_ok += u64::from(!inbound);
+            }
+            Change::Failed { why, retry_at, .. } => {
+                self.retry_at.insert(pair, retry_at);
+                self.metrics.handshake_failed(why.as_str());
+                *self.handshake_failures.entry(why.as_str()).or_default() += 1;
+            }
+            Change::Removed(_) => {}
+        }
+        self.record(notice);
+    }
+
+    /// Listens for peers on this node's own addresses, once those are known and as soon as the port is free.
+    pub(super) fn listen(&mut self) {
+        if !self.servers.is_empty() {
+            return;
+        }
+        let own = self.world.nodes.get(&self.config.node_name).map(|node| node.internal_ips.clone());
+        let addresses = match self.config.handshake_listen {
+            Some(address) => vec![address],
+            None => {
+                let port = self.config.handshake_port;
+                own.unwrap_or_default().into_iter().map(|ip| SocketAddr::new(ip, port)).collect()
+            }
+        };
+        for address in addresses {
+            match self.serve(address) {
+                Ok(server) => {
+                    tracing::info!(%address, "accepting handshakes");
+                    self.servers.push(server);
+                }
+                Err(error) => tracing::warn!(%address, %error, "no handshakes are accepted; trying again"),
+            }
+        }
+    }
+
+    fn serve(&self, address: SocketAddr) -> std::io::Result<handshake::Server> {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        let listener = socket.listen(handshake::limits::LISTEN_BACKLOG.unsigned_abs())?;
+        let config = handshake::ServerConfig {
+            node: self.config.node_name.clone(),
+            deadlines: handshake::Deadlines::default(),
+        };
+        handshake::Server::spawn(listener, config, self.svids.share(), self.inbound.clone())
+    }
+
+    /// What the pinned maps say from before a restart.
+    pub(super) fn restore_proofs(&mut self) {
+        let now = clock::boot_ns();
+        for (key, value) in self.datapath.auth_entries() {
+            let pair = Pair::new(key.local, key.remote, key.node);
+            let known = key.node == THIS_NODE || self.node_ids.name(key.node).is_some();
+            if !known || value.epoch != self.settings.auth_epoch {
+                drop(self.datapath.auth_remove(&key));
+                continue;
+            }
+            let AuthValue { expires_at, epoch, generation } = value;
+            self.machine.handle(Event::Restored { pair, expires_at, epoch, generation }, now);
+        }
+        for (ip, bound) in self.datapath.bound() {
+            let Bound { identity, node, generation, .. } = bound;
+            self.machine.handle(Event::RestoredBinding { ip, identity, node, generation }, now);
+        }
+        for (key, _) in self.datapath.backoffs() {
+            drop(self.datapath.backoff_clear(&key));
+        }
+    }
+}
+
+fn kind(of: handshake::FailureKind) -> FailureKind {
+    match of {
+        handshake::FailureKind::Timeout => FailureKind::Timeout,
+        handshake::FailureKind::Refused => FailureKind::Refused,
+        handshake::FailureKind::Untrusted => FailureKind::Untrusted,
+        handshake::FailureKind::WrongIdentity => FailureKind::WrongIdentity,
+        handshake::FailureKind::Expired => FailureKind::Expired,
+        handshake::FailureKind::NotLocal => FailureKind::NotLocal,
+        handshake::FailureKind::Overload => FailureKind::Overload,
+        handshake::FailureKind::Malformed | handshake::FailureKind::Closed => FailureKind::Protocol,
+        handshake::FailureKind::Unreachable => FailureKind::Unreachable,
+        handshake::FailureKind::NoSvid => FailureKind::NoSvid,
+    }
+}

@@ -1,0 +1,150 @@
+//! WireGuard between the nodes: whose key is proved, and where the device stands.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use anyhow::Context;
+use countersign_cluster::NodePublisher;
+use countersign_ebpf_common::ipcache::IpEntry;
+use countersign_wg_manager::{Desired, KeyRing, Manager, OwnNode, RemoteNode};
+use countersign_wg_proto::{ANNOTATION, announce};
+use ipnet::IpNet;
+
+use super::Node;
+use crate::clock;
+use crate::config::Config;
+use crate::limits;
+
+/// What this node knows of encryption.
+pub(super) struct Encryption {
+    pub(super) manager: Manager,
+    publisher: NodePublisher,
+    keys: KeyRing,
+    /// Why a node's key is not accepted.
+    pub(super) refusals: BTreeMap<String, String>,
+    /// Something changed since the peers were set.
+    pub(super) dirty: bool,
+    /// This node's key is announced with its present SVID.
+    pub(super) announced: bool,
+    attempted: Option<Instant>,
+    /// Index of the device that is being watched.
+    pub(super) watched: u32,
+    /// Addresses and prefixes of nodes that are in the datapath.
+    pub(super) node_nets: BTreeMap<String, BTreeSet<IpNet>>,
+    /// What the datapath knows of addresses.
+    pub(super) addresses: BTreeMap<IpNet, IpEntry>,
+}
+
+impl Encryption {
+    pub(super) async fn open(config: &Config) -> anyhow::Result<Self> {
+        let manager = Manager::new(countersign_wg_manager::Config {
+            device: config.wireguard_device.clone(),
+            listen_port: config.wireguard_port,
+            run_dir: config.run_dir.clone(),
+            ..countersign_wg_manager::Config::default()
+        })
+        .await
+        .context("the WireGuard manager")?;
+        Ok(Self {
+            keys: KeyRing::new(manager.public_key()),
+            publisher: NodePublisher::new(&config.status_dir, &config.node_name).context("--node-name")?,
+            manager,
+            refusals: BTreeMap::new(),
+            dirty: false,
+            announced: false,
+            attempted: None,
+            watched: 0,
+            node_nets: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+        })
+    }
+}
+
+impl Node {
+    /// Announces this node's key and sets the peers, where something changed or has not worked yet.
+    pub(super) fn refresh_encryption(&mut self) {
+        if !self.encryption.keys.expire(clock::unix()).is_empty() {
+            self.encryption.dirty = true;
+        }
+        let late = self.encryption.attempted.is_none_or(|at| at.elapsed() >= limits::ENCRYPTION_RETRY);
+        if !self.encryption.announced && late {
+            self.encryption.attempted = Some(Instant::now());
+            self.announce_key();
+        }
+        if self.encryption.dirty && self.world.synced && self.svids.bundle().is_some() {
+            self.encryption.dirty = false;
+            self.set_peers();
+        }
+    }
+
+    fn announce_key(&mut self) {
+        let Some(svid) = self.svids.node_svid().cloned() else { return };
+        let (key, epoch) = (self.encryption.manager.public_key(), self.encryption.manager.epoch());
+        let text = match announce(&svid, &self.config.node_name, key, epoch) {
+            Ok(text) => text,
+            Err(error) => return tracing::error!(%error, "this node's WireGuard key could not be announced"),
+        };
+        let annotations = BTreeMap::from([(ANNOTATION.to_owned(), Some(text))]);
+        match self.encryption.publisher.annotate(&annotations) {
+            Ok(()) => self.encryption.announced = true,
+            Err(error) => tracing::warn!(%error, "this node's WireGuard key could not be published; trying again"),
+        }
+    }
+
+    /// Accepts what proves itself, and tells the manager who the peers are.
+    fn set_peers(&mut self) {
+        let (Some(bundle), now) = (self.svids.bundle().cloned(), clock::unix()) else { return };
+        let names: Vec<String> = self.world.nodes.keys().cloned().collect();
+        let gone: Vec<String> = self.encryption.keys.iter().map(|key| key.node().to_owned()).collect();
+        for name in gone.iter().filter(|name| !self.world.nodes.contains_key(*name)) {
+            self.encryption.keys.remove(name);
+        }
+        self.encryption.refusals.retain(|name, _| self.world.nodes.contains_key(name));
+        for name in names.iter().filter(|name| **name != self.config.node_name) {
+            let Some(node) = self.world.nodes.get(name) else { continue };
+            let Some(text) = node.annotations.get(ANNOTATION) else {
+                self.encryption.refusals.insert(name.clone(), "it has not announced a key yet".to_owned());
+                continue;
+            };
+            match self.encryption.keys.accept(name, text, &bundle, now) {
+                Ok(_) => drop(self.encryption.refusals.remove(name)),
+                Err(refusal) => {
+                    tracing::warn!(node = %name, %refusal, "a WireGuard key is refused; the node's pods are unreachable");
+                    self.encryption.refusals.insert(name.clone(), refusal.to_string());
+                }
+            }
+        }
+        let desired = self.desired();
+        let manager = self.encryption.manager.clone();
+        tokio::spawn(async move {
+            if let Err(error) = manager.set_peers(desired).await {
+                tracing::debug!(%error, "not all of WireGuard is as it should be; the manager tries on");
+            }
+        });
+    }
+
+    fn desired(&self) -> Desired {
+        let mut desired = Desired { complete: self.world.synced, ..Desired::default() };
+        for (name, node) in &self.world.nodes {
+            let pod_cidrs: BTreeSet<IpNet> = node.pod_cidrs.iter().copied().collect();
+            let addresses = node.internal_ips.iter().copied().collect();
+            if *name == self.config.node_name {
+                desired.own = OwnNode { name: name.clone(), pod_cidrs, addresses };
+                continue;
+            }
+            match (self.encryption.keys.get(name), node.internal_ips.first()) {
+                (Some(key), Some(ip)) => desired.nodes.push(RemoteNode {
+                    key: key.clone(),
+                    endpoint: SocketAddr::new(*ip, self.config.wireguard_port),
+                    pod_cidrs,
+                    // The nodes' own traffic goes outside of the tunnel.
+                    addresses: BTreeSet::new(),
+                    preshared_key: None,
+                }),
+                _ => drop(desired.unproved.insert(name.clone(), pod_cidrs)),
+            }
+        }
+        desired
+    }
+}

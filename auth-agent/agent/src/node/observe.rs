@@ -1,0 +1,244 @@
+//! Events of the datapath and of the state machine, as flow records with names.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use countersign_agent_api as api;
+use countersign_auth_proto::{Change, Event as AuthEvent, Notice, Pair};
+use countersign_ebpf_common::event::{Event, kind};
+use countersign_ebpf_common::reason;
+use countersign_ebpf_loader::Events;
+use countersign_flows::{
+    Context, Direction, Endpoint, Filter, FilterSpec, Flow, FlowEvent, L4, PolicyName, Resolve, Verdict, Workload,
+    to_flow,
+};
+use countersign_policy::Repository;
+use countersign_policy::identity::reserved_name;
+
+use super::Node;
+use crate::clock;
+use crate::handshake::Failure;
+use crate::identities::Identities;
+use crate::limits;
+
+/// Failures remembered with their details; the oldest pairs are forgotten first.
+const FAILURES: usize = 4096;
+
+/// What is remembered of a pair's last failure.
+#[derive(Clone, Debug)]
+pub(super) struct LastFailure {
+    pub(super) kind: &'static str,
+    pub(super) message: String,
+    pub(super) at: u64,
+}
+
+/// What records need beside the event.
+pub(super) struct Names {
+    node: Arc<str>,
+    failures: BTreeMap<Pair, LastFailure>,
+}
+
+impl Names {
+    pub(super) fn new(node: &str) -> Self {
+        Self { node: Arc::from(node), failures: BTreeMap::new() }
+    }
+
+    pub(super) fn remember_failure(&mut self, pair: Pair, failure: &Failure) {
+        let last = LastFailure { kind: failure.kind.name(), message: failure.to_string(), at: clock::unix() };
+        self.failures.insert(pair.canonical(), last);
+        if self.failures.len() > FAILURES {
+            let oldest = self.failures.iter().min_by_key(|(_, last)| last.at).map(|(pair, _)| *pair);
+            oldest.and_then(|pair| self.failures.remove(&pair));
+        }
+    }
+
+    pub(super) fn forget_failure(&mut self, pair: Pair) {
+        self.failures.remove(&pair.canonical());
+    }
+
+    pub(super) fn failure(&self, pair: Pair) -> Option<&LastFailure> {
+        self.failures.get(&pair.canonical())
+    }
+}
+
+/// Names for what an event carries.
+struct Resolver<'a> {
+    identities: &'a Identities,
+    policies: &'a Repository,
+}
+
+impl Resolve for Resolver<'_> {
+    fn workload(&self, identity: u32, ip: Option<IpAddr>) -> Arc<Workload> {
+        let labels = match (self.identities.labels(identity), reserved_name(identity)) {
+            (Some(labels), _) => labels.to_strings(),
+            (None, Some(name)) => vec![format!("reserved:{name}")],
+            (None, None) => Vec::new(),
+        };
+        let key = ip.and_then(|ip| self.identities.pod_at(ip));
+        let key = key.filter(|key| self.identities.placement(key).is_some_and(|at| at.identity == identity));
+        let (namespace, pod) = key.cloned().unwrap_or_default();
+        Arc::new(Workload { namespace, pod, labels })
+    }
+
+    fn policies(&self, rule_id: u32) -> Arc<[PolicyName]> {
+        let name = self.policies.rule(rule_id).map(|origin| PolicyName {
+            kind: origin.kind.name().to_owned(),
+            namespace: origin.namespace.clone(),
+            name: origin.name.clone(),
+        });
+        name.into_iter().collect()
+    }
+}
+
+impl Node {
+    fn resolver(&self) -> Resolver<'_> {
+        Resolver { identities: &self.identities, policies: &self.policies }
+    }
+
+    /// Reads what is in the ring, up to a turn's worth; says whether there may be more.
+    pub(super) fn read_events(&mut self, events: &mut Events) -> bool {
+        let context = Context {
+            node: Arc::clone(&self.names.node),
+            boot_to_unix_ns: clock::unix_ns().saturating_sub(clock::boot_ns()),
+        };
+        for _ in 0..limits::EVENTS_PER_TURN {
+            let Some(event) = events.next() else { return false };
+            self.follow_event(&event);
+            let flow = to_flow(&event, &context, &self.resolver());
+            self.metrics.flow(flow.verdict.as_str(), flow.event_type);
+            self.flows.push(flow);
+        }
+        true
+    }
+
+    /// A packet that misses its proof and was not parked is asked for here.
+    fn follow_event(&mut self, event: &Event) {
+        let asks = matches!(event.kind, kind::AUTH_REQUIRED | kind::PROOF_ENDED);
+        if !asks || matches!(event.detail, reason::PARKED | reason::AUTH_BACKOFF | reason::AUTH_IMPOSSIBLE) {
+            return;
+        }
+        let outgoing = event.direction == countersign_ebpf_common::policy::direction::EGRESS;
+        let bytes = if outgoing { event.destination } else { event.source };
+        let [a, b, c, d, ..] = bytes;
+        let remote_ip = match event.family {
+            4 => Some(IpAddr::from([a, b, c, d])),
+            6 => Some(IpAddr::from(bytes)),
+            _ => None,
+        };
+        let pair = Pair::new(event.local_identity, event.remote_identity, event.node);
+        self.machine.handle(AuthEvent::Missing { pair, remote_ip }, clock::boot_ns());
+    }
+
+    /// A state change of a pair, as a record: `observe` says why something does not work.
+    pub(super) fn record(&mut self, notice: Notice) {
+        let (verdict, event_type, summary) = match notice.change {
+            Change::Proved { took, inbound, renewal, .. } => {
+                let how = if renewal { "proved again" } else { "proved" };
+                let who = if inbound { "by the peer" } else { "by this node" };
+                let ms = std::time::Duration::from_nanos(took).as_secs_f64() * 1000.0;
+                (Verdict::Traced, "authenticated", format!("{how} {who} in {ms:.1} ms"))
+            }
+            Change::Failed { why, attempts, .. } => {
+                let known = self.names.failure(notice.pair).map(|last| last.message.clone());
+                let reason = known.unwrap_or_else(|| why.as_str().to_owned());
+                (Verdict::Error, "auth-failed", format!("handshake failed ({attempts} in a row): {reason}"))
+            }
+            Change::Removed(why) => (Verdict::Traced, "revoked", format!("proof withdrawn: {}", why.as_str())),
+        };
+        let resolver = self.resolver();
+        let side = |identity| Endpoint { identity, workload: resolver.workload(identity, None), ip: None };
+        let flow = Flow {
+            time: clock::unix_ns(),
+            node: Arc::clone(&self.names.node),
+            direction: Direction::Unknown,
+            verdict,
+            drop_reason: 0,
+            drop_reason_desc: "",
+            drop_detail: "",
+            drop_text: "",
+            auth_type: "SPIRE",
+            source: side(notice.pair.local),
+            destination: side(notice.pair.remote),
+            l4: L4::default(),
+            policies: Arc::from([]),
+            event_type,
+            summary,
+            suppressed: 0,
+            suppressed_other: 0,
+            is_reply: None,
+        };
+        self.flows.push(flow);
+    }
+
+    /// Past flows, and new ones as long as the client stays.
+    pub(super) fn observe(&mut self, request: &api::ObserveRequest, mut responder: api::Responder) {
+        let filter = match Filter::parse(&spec(&request.filter)) {
+            Ok(filter) => filter,
+            Err(error) => {
+                let bad = api::Error::new(api::ErrorKind::BadRequest, error.to_string());
+                return super::answers::refuse(responder, bad);
+            }
+        };
+        let past = self.flows.last(request.last as usize, &filter);
+        let mut following = None;
+        if request.follow {
+            match self.flows.subscribe(filter) {
+                Ok(subscription) => following = Some(subscription),
+                Err(error) => {
+                    let full = api::Error::new(api::ErrorKind::Overloaded, error.to_string());
+                    return super::answers::refuse(responder, full);
+                }
+            }
+        }
+        tokio::spawn(async move {
+            for flow in past {
+                if responder.item(&FlowEvent::Flow(flow)).await.is_err() {
+                    return;
+                }
+            }
+            while let Some(subscription) = &mut following {
+                let event = tokio::select! {
+                    event = subscription.next() => event,
+                    () = responder.closed() => return,
+                };
+                let Some(event) = event else { break };
+                if responder.item(&event).await.is_err() {
+                    return;
+                }
+            }
+            drop(responder.end().await);
+        });
+    }
+}
+
+fn spec(filter: &api::FlowFilter) -> FilterSpec {
+    let api::FlowFilter {
+        namespace,
+        pod,
+        from_pod,
+        to_pod,
+        identity,
+        verdict,
+        drop_reason,
+        protocol,
+        port,
+        ip,
+        policy,
+        direction,
+    } = filter.clone();
+    FilterSpec {
+        namespace,
+        pod,
+        from_pod,
+        to_pod,
+        identity,
+        verdict,
+        drop_reason,
+        protocol,
+        port,
+        ip,
+        policy,
+        direction,
+    }
+}

@@ -52,3 +52,9 @@ pub const KILL_ROUNDS: usize = 20;
 
 /// Bytes of a log after which it is started anew (the old one is kept once).
 pub const LOG_LIMIT: u64 = 16 << 20;
+
+/// Rounds of unmounting what is below `/run` in a new mount namespace: one is enough where nobody interferes.
+pub const MOUNT_ROUNDS: usize = 20;
+
+/// How long a pod that moves to another node is waited for on the old one.
+pub const MOVE_TIMEOUT: Duration = Duration::from_secs(10);

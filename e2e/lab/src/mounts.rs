@@ -4,10 +4,11 @@ use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 
+use crate::limits::MOUNT_ROUNDS;
 use crate::ns::{Space, bind, is_namespace, remove_bound};
 use crate::paths::Paths;
 
@@ -94,13 +95,19 @@ fn arrange(paths: &Paths, node: &str, manifests: &Path) -> Result<()> {
 /// Unmounts the copies of whatever is mounted below `/run`: a hidden copy of a named network namespace would
 /// keep it alive after its owner has deleted it.
 fn forget_host_namespaces() -> Result<()> {
-    let mut below = mount_points(Path::new("/proc/thread-self/mountinfo"))?;
-    below.retain(|point| point.starts_with("/run") && point != Path::new("/run"));
-    below.sort();
-    for point in below.iter().rev() {
-        umount2(point, MntFlags::MNT_DETACH).with_context(|| format!("unmount {}", point.display()))?;
+    // Others come and go meanwhile, and what they unmount vanishes here, too: look again until there is nothing.
+    for _ in 0..MOUNT_ROUNDS {
+        let mut below = mount_points(Path::new("/proc/thread-self/mountinfo"))?;
+        below.retain(|point| point.starts_with("/run") && point != Path::new("/run"));
+        if below.is_empty() {
+            return Ok(());
+        }
+        below.sort();
+        for point in below.iter().rev() {
+            let _ = umount2(point, MntFlags::MNT_DETACH);
+        }
     }
-    Ok(())
+    bail!("something below /run cannot be unmounted")
 }
 
 /// Directories of the host that a node sees, held open while its `/run` is put over them.

@@ -20,7 +20,12 @@ pub(super) enum Order {
     /// This pod is to be there.
     Apply(Arc<Pod>),
     /// This pod is not to be there.
-    Delete(PodKey),
+    Delete {
+        /// Which.
+        key: PodKey,
+        /// Told, or dropped, when nothing is left of it.
+        done: SyncSender<()>,
+    },
     /// The agent has answered.
     Told(Told),
     /// All pods that are to be there have been said.

@@ -13,8 +13,9 @@ mod unit;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
 
 use anyhow::{Context, Result};
 use countersign_cluster::{Change, DirConfig, DirSource};
@@ -22,9 +23,11 @@ use countersign_policy::objects::Pod;
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::config::{LabConfig, write_atomically};
+use crate::limits::{KILL_TIMEOUT, MOVE_TIMEOUT};
 use crate::names::{LabName, PodKey};
 use crate::paths::Paths;
-use crate::process::Record;
+use crate::process::{Record, wait_until};
+use crate::up;
 use inbox::{Inbox, Order};
 
 /// Supervises a lab that `up` has prepared; returns when another one does already, otherwise never.
@@ -53,11 +56,21 @@ pub fn supervise(lab: &LabName) -> Result<()> {
 /// One supervisor a lab. The file says which process it is.
 fn lock(paths: &Paths) -> Result<Option<Flock<File>>> {
     let path = paths.supervisor_lock();
-    let file = File::options().write(true).create(true).truncate(false).open(&path)?;
-    let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else { return Ok(None) };
+    let mut taken = None;
+    // One that was killed this moment may have threads that are not quite gone, and with them its lock.
+    wait_until(KILL_TIMEOUT, || {
+        taken = try_lock(&path);
+        taken.is_some() || up::supervisor(paths).is_some()
+    });
+    let Some(lock) = taken else { return Ok(None) };
     let own = Record::of(i32::try_from(std::process::id())?)?;
     fs::write(&path, serde_json::to_vec(&own)?).with_context(|| format!("write {}", path.display()))?;
     Ok(Some(lock))
+}
+
+fn try_lock(path: &Path) -> Option<Flock<File>> {
+    let file = File::options().write(true).create(true).truncate(false).open(path).ok()?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()
 }
 
 /// Hands what the directory says to the nodes it concerns.
@@ -77,7 +90,7 @@ impl Dispatcher {
     fn take(&mut self, change: Change) {
         match change {
             Change::PodUpsert(pod) => self.apply(pod),
-            Change::PodDelete { namespace, name } => self.delete(&PodKey::new(namespace, name)),
+            Change::PodDelete { namespace, name } => drop(self.delete(&PodKey::new(namespace, name))),
             Change::Problem(problem) => {
                 tracing::warn!(%problem, "a manifest is not in force");
                 self.problems.entry(problem.file.clone()).or_default().push(problem.to_string());
@@ -103,7 +116,10 @@ impl Dispatcher {
     fn apply(&mut self, pod: Arc<Pod>) {
         let key = PodKey::new(&pod.namespace, &pod.name);
         if self.placed.get(&key).is_some_and(|node| *node != pod.node) {
-            self.delete(&key);
+            // Both instances have the same names: the old one must be gone first.
+            if let Some(done) = self.delete(&key) {
+                let _ = done.recv_timeout(MOVE_TIMEOUT);
+            }
         }
         let known = self.nodes.get(&pod.node).filter(|_| key.is_valid()).cloned();
         self.complain(&key, known.is_none().then(|| unplaceable(&key, &pod)));
@@ -113,11 +129,13 @@ impl Dispatcher {
         }
     }
 
-    fn delete(&mut self, key: &PodKey) {
+    /// Returns what can be waited on for its end.
+    fn delete(&mut self, key: &PodKey) -> Option<Receiver<()>> {
         self.complain(key, None);
-        if let Some(inbox) = self.placed.remove(key).and_then(|node| self.nodes.get(&node)) {
-            inbox.send(Order::Delete(key.clone()));
-        }
+        let inbox = self.placed.remove(key).and_then(|node| self.nodes.get(&node))?;
+        let (done, is_done) = sync_channel(1);
+        inbox.send(Order::Delete { key: key.clone(), done });
+        Some(is_done)
     }
 
     /// Problems of pods are kept beside those of files.

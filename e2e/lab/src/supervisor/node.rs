@@ -63,7 +63,10 @@ impl Worker {
             while let Some(order) = self.inbox.next() {
                 match order {
                     Order::Apply(pod) => self.pods.apply(&pod),
-                    Order::Delete(key) => self.pods.delete(&key),
+                    Order::Delete { key, done } => {
+                        self.pods.delete(&key);
+                        let _ = done.try_send(());
+                    }
                     Order::Told(told) => self.pods.told(told),
                     Order::Synced => self.pods.synced(),
                 }

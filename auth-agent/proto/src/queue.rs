@@ -155,9 +155,6 @@ impl Queue {
     fn turn(&mut self, owner: u32) -> Option<Pair> {
         let line = self.owners.get_mut(&owner)?;
         line.has_turn = false;
-        if line.in_flight >= self.limits.per_owner {
-            return None;
-        }
         let node = line.open.pop_front()?;
         if line.nodes.get(&node).is_none_or(BTreeMap::is_empty) {
             line.nodes.remove(&node);

@@ -3,7 +3,9 @@
 use countersign_auth_proto::limits::{
     BACKOFF_MAX, BACKOFF_MIN, FORGET_AFTER, MS, PARK_DEADLINE, PROBE_GAP, SECOND,
 };
-use countersign_auth_proto::{Admission, DiscardReason, Event, FailureKind, Pair, PairState};
+use countersign_auth_proto::{
+    Action, Admission, Config, DiscardReason, Event, FailureKind, Overload, Pair, PairState,
+};
 
 use crate::node::{A, AB, B, Node, starts, timed_starts};
 
@@ -78,7 +80,7 @@ fn a_missing_event_in_back_off_discards_too() {
     node.fail(AB, attempt, FailureKind::Untrusted);
     let actions = node.event(Event::Missing { pair: AB, remote_ip: None });
     let why = DiscardReason::BackOff(FailureKind::Untrusted);
-    assert_eq!(actions, [countersign_auth_proto::Action::Discard { pair: AB, why }]);
+    assert_eq!(actions, [Action::Discard { pair: AB, why }]);
 }
 
 #[test]
@@ -99,10 +101,11 @@ fn packets_wait_while_the_cause_may_pass() {
         let attempt = node.started();
         node.fail(AB, attempt, why);
         assert_eq!(node.discarded, 0, "{why:?}");
+        assert_eq!(node.frame(AB), Admission::Park, "later ones wait with it");
         let retries = timed_starts(&node.pass(150 * MS));
         assert_eq!(retries.len(), 1, "a retry by itself");
         node.done(AB, retries[0].1, 60 * SECOND);
-        assert_eq!(node.released, [1]);
+        assert_eq!(node.released, [1, 2]);
     }
 }
 
@@ -155,6 +158,32 @@ fn a_new_svid_ends_the_back_off_of_those_who_wanted_it() {
     assert!(matches!(node.frame(AB), Admission::Drop(_)));
     node.event(Event::SvidRotated { identity: A });
     node.prove(AB, 60 * SECOND);
+}
+
+#[test]
+fn packets_that_wait_for_an_svid_go_on_as_soon_as_it_is_there() {
+    let mut node = Node::new();
+    node.frame(AB);
+    let attempt = node.started();
+    node.fail(AB, attempt, FailureKind::NoSvid);
+    let actions = node.event(Event::SvidRotated { identity: A });
+    assert_eq!(starts(&actions).len(), 1, "not only after the back-off");
+}
+
+#[test]
+fn packets_whose_retry_finds_the_queue_full_are_told_so() {
+    let config = Config { max_queued: 1, max_in_flight: 1, ..Config::default() };
+    let mut node = Node::with(config);
+    node.frame(AB);
+    let attempt = node.started();
+    node.fail(AB, attempt, FailureKind::NotLocal);
+    node.frame(Pair::new(A, B, 2));
+    node.started();
+    node.frame(Pair::new(A, B, 3));
+    let log = node.pass(200 * MS);
+    let why = DiscardReason::Overload(Overload::Queue);
+    assert!(log.iter().any(|(_, action)| *action == Action::Discard { pair: AB, why }), "{log:?}");
+    assert_eq!(node.state(AB), Some(PairState::Failed));
 }
 
 #[test]

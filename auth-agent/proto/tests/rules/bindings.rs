@@ -111,6 +111,19 @@ fn many_unknown_addresses_share_one_pace() {
 }
 
 #[test]
+fn an_entry_that_ends_while_an_address_waits_begins_anew_at_once() {
+    let mut node = Node::new();
+    node.frame(AB);
+    let attempt = node.started();
+    node.done_with(AB, attempt, REFRESH_GAP / 2, &[said(1, 1)]);
+    let end = node.now + REFRESH_GAP / 2;
+    assert_eq!(node.frame_from(AB, Some(ip(2))), Admission::Park);
+    assert!(node.actions().is_empty(), "too soon to ask again");
+    let begun = timed_starts(&node.pass(REFRESH_GAP));
+    assert_eq!(begun.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [end]);
+}
+
+#[test]
 fn a_failed_refresh_keeps_the_entry_and_refuses_the_address() {
     let (mut node, _) = proved(AB, &[said(1, 1)]);
     node.frame_from(AB, Some(ip(2)));
@@ -177,6 +190,17 @@ fn the_later_claim_to_an_address_wins_and_an_old_one_does_not_come_back() {
     // And when the first owner goes, the address stays with the second.
     assert!(unbound(&node.event(Event::NodeGone { node: 1 })).is_empty());
     assert_eq!(unbound(&node.event(Event::NodeGone { node: 2 })), [1]);
+}
+
+#[test]
+fn an_older_word_takes_nothing_back() {
+    let (mut node, _) = proved(AB, &[said(1, 1), said(2, 1)]);
+    let (started_at, not_after) = (0, node.now + LIFE);
+    let assertions = vec![said(1, 1)];
+    let actions =
+        node.event(Event::HandshakeDone { pair: AB, via: Via::Inbound, started_at, not_after, assertions });
+    assert!(unbound(&actions).is_empty());
+    assert_eq!(node.machine.summary().bindings, 2);
 }
 
 #[test]

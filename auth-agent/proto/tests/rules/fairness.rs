@@ -48,6 +48,24 @@ fn first_come_first_served_within_an_identity() {
 }
 
 #[test]
+fn nodes_take_turns_within_an_identity() {
+    let mut node = Node::with(Config { max_in_flight: 1, ..Config::default() });
+    for remote_node in 1..=3 {
+        for i in 0..5 {
+            node.frame(Pair::new(A, 5_000 + i, remote_node));
+        }
+    }
+    let mut order = Vec::new();
+    let mut begun = starts(&node.actions());
+    while let Some((pair, attempt)) = begun.pop() {
+        order.push(pair.node);
+        begun.extend(starts(&node.done(pair, attempt, SECOND)));
+    }
+    // The first had begun before the others came.
+    assert_eq!(order[1..13], [1, 2, 3].repeat(4));
+}
+
+#[test]
 fn a_storm_of_one_identity_does_not_hold_up_another() {
     let mut node = Node::with(Config { max_in_flight: 16, ..Config::default() });
     for i in 0..10_000 {

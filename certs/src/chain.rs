@@ -67,7 +67,7 @@ impl VerifiedPeer {
     /// Whether the chain is valid at that time (Unix seconds).
     #[must_use]
     pub fn is_live_at(&self, now: u64) -> bool {
-        (self.not_before()..=self.not_after()).contains(&now)
+        self.inner.life.contains(now)
     }
 
     /// The kind of the leaf's key.
@@ -210,12 +210,11 @@ fn find_path<C: AsRef<[u8]>>(chain: &[C], bundle: &Bundle, now: u64) -> Result<V
 }
 
 fn live_anchors(bundle: &Bundle, now: u64) -> Cow<'_, [TrustAnchor<'static>]> {
-    let live = |life: &Validity| (life.not_before..=life.not_after).contains(&now);
-    if bundle.lives.iter().all(live) {
+    if bundle.lives.iter().all(|life| life.contains(now)) {
         return Cow::Borrowed(&bundle.anchors);
     }
     let with_life = bundle.anchors.iter().zip(&bundle.lives);
-    Cow::Owned(with_life.filter(|(_, life)| live(life)).map(|(anchor, _)| anchor.clone()).collect())
+    Cow::Owned(with_life.filter(|(_, life)| life.contains(now)).map(|(anchor, _)| anchor.clone()).collect())
 }
 
 fn path_to(
@@ -235,9 +234,13 @@ fn path_to(
     let same = |anchor: &TrustAnchor<'_>| {
         anchor.subject == used.subject && anchor.subject_public_key_info == used.subject_public_key_info
     };
-    // Two anchors may share name and key (a renewed root); the one that lives longest counts.
+    // Two anchors may share name and key (a renewed root): of those that live now, the one that lives
+    // longest counts.
     let lives = bundle.anchors.iter().zip(&bundle.lives).filter(|(anchor, _)| same(anchor));
-    lives.map(|(_, life)| *life).max_by_key(|life| life.not_after).ok_or(Distrust::NoPath.into())
+    lives
+        .map(|(_, life)| *life)
+        .max_by_key(|life| (life.contains(now), life.not_after))
+        .ok_or(Distrust::NoPath.into())
 }
 
 fn from_webpki(error: &webpki::Error, now: u64) -> VerifyError {

@@ -21,6 +21,12 @@ pub(crate) struct Validity {
     pub(crate) not_after: u64,
 }
 
+impl Validity {
+    pub(crate) fn contains(self, now: u64) -> bool {
+        (self.not_before..=self.not_after).contains(&now)
+    }
+}
+
 /// What a leaf says about its holder.
 #[derive(Clone, Debug)]
 pub(crate) struct Leaf {

@@ -3,4 +3,5 @@
 mod chains;
 mod ids;
 mod issuing;
+mod model;
 mod support;

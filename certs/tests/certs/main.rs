@@ -5,3 +5,4 @@ mod ids;
 mod issuing;
 mod model;
 mod support;
+mod values;

@@ -1,16 +1,18 @@
 //! A lab as tests and benchmarks use it.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use countersign_agent_api::{Request, Status};
+use countersign_agent_api::{IpcacheEntry, Request, Status};
 use nix::sys::signal::Signal;
 use serde::de::DeserializeOwned;
 
-use crate::config::{LabConfig, LabOptions, Parking, write_atomically};
+use crate::config::{AgentMode, LabConfig, LabOptions, Parking, write_atomically};
 use crate::limits::{KILL_TIMEOUT, READY_TIMEOUT};
 use crate::names::{LabName, PodKey};
 use crate::ns::Space;
@@ -207,6 +209,29 @@ impl Lab {
     /// Which do not in time.
     pub fn wait_pods(&self, at_most: Duration) -> Result<usize> {
         up::wait_pods(&self.config, at_most)
+    }
+
+    /// Waits until every agent knows the identity behind every pod's addresses, those of other nodes included.
+    ///
+    /// # Errors
+    /// Which node does not know which address in time.
+    pub fn wait_known(&self, at_most: Duration) -> Result<()> {
+        let wanted: BTreeSet<IpAddr> =
+            self.pods().iter().filter(|pod| pod.net.is_some()).flat_map(PodState::ips).collect();
+        for node in self.nodes().filter(|_| self.config.agent == AgentMode::Countersign) {
+            let mut missing = wanted.clone();
+            wait_until(at_most, || {
+                let known: Vec<IpcacheEntry> = node.ask_list(&Request::IpcacheList).unwrap_or_default();
+                let known =
+                    known.iter().filter(|entry| entry.identity != 0).map(|entry| entry.address).collect();
+                missing = wanted.difference(&known).copied().collect();
+                missing.is_empty()
+            });
+            if !missing.is_empty() {
+                bail!("{} does not know {missing:?}", node.name());
+            }
+        }
+        Ok(())
     }
 
     /// Waits until a pod is gone.

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{MAX_LABS, MAX_NODES};
+use crate::limits::{MAX_LABS, MAX_NODES, READY_TIMEOUT};
 use crate::names::LabName;
 use crate::paths::{Paths, ROOT};
 use crate::plan::Plan;
@@ -68,6 +68,8 @@ pub struct LabOptions {
     pub agent_args: Vec<String>,
     /// Whether to wait until agents and pods are ready.
     pub wait: bool,
+    /// For how long at most.
+    pub ready_timeout: Duration,
     /// Whether to say each step on standard error.
     pub verbose: bool,
 }
@@ -86,6 +88,7 @@ impl LabOptions {
             bin_dir: None,
             agent_args: Vec::new(),
             wait: true,
+            ready_timeout: READY_TIMEOUT,
             verbose: false,
         }
     }

@@ -51,12 +51,15 @@ impl Lab {
     /// Brings a lab up.
     ///
     /// # Errors
-    /// See [`up::up`]; what was made until then is removed.
+    /// See [`up::up`]; of a new lab, what was made until then is removed.
     pub fn up(options: &LabOptions) -> Result<Self> {
+        let existed = up::exists(&options.name);
         match up::up(options) {
             Ok(config) => Ok(Self { config, guard: true }),
             Err(error) => {
-                let _ = down::down(&options.name);
+                if !existed {
+                    let _ = down::down(&options.name);
+                }
                 Err(error)
             }
         }

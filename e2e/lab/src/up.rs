@@ -11,7 +11,6 @@ use countersign_cluster::NodePublisher;
 use serde_json::json;
 
 use crate::config::{AgentMode, LabConfig, LabOptions, lock_all};
-use crate::limits::READY_TIMEOUT;
 use crate::names::{LabName, PodKey};
 use crate::paths::Paths;
 use crate::pod::{Phase, PodState};
@@ -57,7 +56,7 @@ pub fn up(options: &LabOptions) -> Result<LabConfig> {
         progress.step("the supervisor, which starts agents and pods");
     }
     if options.wait {
-        wait_ready(&config, &progress)?;
+        wait_ready(&config, &progress, options.ready_timeout)?;
     }
     Ok(config)
 }
@@ -181,15 +180,15 @@ fn start_supervisor(config: &LabConfig) -> Result<bool> {
 }
 
 /// Waits until agents answer and every pod of the manifests runs (or has run).
-fn wait_ready(config: &LabConfig, progress: &Progress) -> Result<()> {
+fn wait_ready(config: &LabConfig, progress: &Progress, at_most: Duration) -> Result<()> {
     let paths = config.paths();
     if config.agent == AgentMode::Countersign {
         for (_, name) in config.node_names() {
-            wait_agent(&paths, &name, READY_TIMEOUT)?;
+            wait_agent(&paths, &name, at_most)?;
             progress.step(&format!("{name}: the agent answers"));
         }
     }
-    let count = wait_pods(config, READY_TIMEOUT)?;
+    let count = wait_pods(config, at_most)?;
     progress.step(&format!("{count} pods run"));
     Ok(())
 }

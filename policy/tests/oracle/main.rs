@@ -163,7 +163,12 @@ fn between(old: &EndpointPolicy, new: &EndpointPolicy) {
     let mut state = old.clone();
     for op in diff(old, new) {
         apply(&mut state, op);
-        for ((d, peer, protocol, port), (before, after)) in packets.iter().zip(&bounds) {
+        let (Op::SetExact(key, _) | Op::DeleteExact(key) | Op::Set(key, ..) | Op::Delete(key, _)) = op;
+        let touched = |(d, peer, ..): &(Direction, u32, u8, u16)| {
+            d.number() == key.direction && (key.identity == 0 || key.identity == *peer)
+        };
+        let touched = packets.iter().zip(&bounds).filter(|(packet, _)| touched(packet));
+        for ((d, peer, protocol, port), (before, after)) in touched {
             let now = weight(&state, *d, *peer, *protocol, *port);
             let what = (d, peer, protocol, port);
             assert!(now <= (*before).max(*after), "{what:?}: {before} -> {now} -> {after} after {op:?}");

@@ -28,6 +28,9 @@ pub const PATIENT_ATTEMPTS: u32 = 5;
 /// A failed pair without packets is forgotten after this: longer than TCP's longest gap between two SYNs
 /// (64 s) and than the longest back-off, so that a pair that keeps failing is never taken for a new one.
 pub const FORGET_AFTER: u64 = 150 * SECOND;
+/// The datapath may drop the packets of a pair in back-off by itself for this long before the machine hears
+/// of one again: a flood costs one packet a second, and a back-off that ends early is noticed within one.
+pub const QUIET: u64 = SECOND;
 /// While a node does not answer, one of its pairs with packets may dial this often in spite of its own
 /// back-off, so that a healed way is found within 2 s.
 pub const PROBE_GAP: u64 = 1_500 * MS;

@@ -97,10 +97,12 @@ impl Machine {
     fn satisfy(&mut self, key: Pair, pair: Pair, first: bool) {
         let now = self.now;
         let Some(record) = self.table.get_mut(key) else { return };
+        // A handshake of our own that is still under way may assert more; on the same node it always does.
+        let final_word = !matches!(record.work, Work::InFlight { .. });
         for ip in std::mem::take(&mut record.wanted) {
             // On the same node the frames of both directions wait together.
             let mirror = key.node == 0 && self.bindings.holds(ip, pair.local, 0);
-            if !mirror && !self.bindings.holds(ip, pair.remote, pair.node) {
+            if final_word && !mirror && !self.bindings.holds(ip, pair.remote, pair.node) {
                 record.refuse(ip, now, now.saturating_add(REFUSED_FOR));
             }
         }

@@ -118,6 +118,13 @@ impl Machine {
             None => self.now.saturating_add(pause),
         };
         record.work = Work::BackOff { until, why };
+        self.emit(key, Change::Failed { why, attempts, retry_at: until });
+        self.settle_failure(key, why, attempts, until);
+    }
+
+    // What becomes of those who wait: they go on waiting, if the cause may pass, or are disappointed.
+    fn settle_failure(&mut self, key: Pair, why: FailureKind, attempts: u32, until: u64) {
+        let Some(record) = self.table.get(key) else { return };
         let patient = why.is_passing() && attempts <= PATIENT_ATTEMPTS && record.is_waiting(self.now);
         if record.is_live() {
             self.set_timer(key, Timer::Retry, until);
@@ -128,7 +135,6 @@ impl Machine {
             self.disappoint(key, why);
             self.rest(key);
         }
-        self.emit(key, Change::Failed { why, attempts, retry_at: until });
     }
 
     // Whoever waited for the handshake waits no longer.

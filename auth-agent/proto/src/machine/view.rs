@@ -1,7 +1,9 @@
 //! What can be seen from outside.
 
 use super::Machine;
+use crate::agenda::Timer;
 use crate::counters::Counters;
+use crate::limits::QUIET;
 use crate::pair::Pair;
 use crate::park::Parking;
 use crate::record::{Record, Work};
@@ -17,6 +19,19 @@ impl Machine {
     pub fn is_live(&self, pair: Pair, now: u64) -> bool {
         let proof = self.table.get(pair.canonical()).and_then(|record| record.proof);
         proof.is_some_and(|proof| proof.expires_at > now)
+    }
+
+    /// Until when packets of the pair are of no use to the machine, if it is in back-off: the datapath may
+    /// drop them by itself until then. Never far ahead, since a back-off may end early.
+    pub fn quiet_until(&self, pair: Pair, now: u64) -> Option<u64> {
+        let record = self.table.get(pair.canonical())?;
+        let Work::BackOff { until, why } = record.work else { return None };
+        if record.is_live() || record.timers.get(Timer::Retry).is_some() {
+            return None;
+        }
+        let probe = self.silent.get(&pair.node).copied().filter(|_| why.is_network());
+        let until = until.min(now.saturating_add(QUIET)).min(probe.unwrap_or(u64::MAX));
+        (until > now).then_some(until)
     }
 
     /// The machine in numbers.

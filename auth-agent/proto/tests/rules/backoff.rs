@@ -1,7 +1,7 @@
 //! Failures are remembered.
 
 use countersign_auth_proto::limits::{
-    BACKOFF_MAX, BACKOFF_MIN, FORGET_AFTER, MS, PARK_DEADLINE, PROBE_GAP, SECOND,
+    BACKOFF_MAX, BACKOFF_MIN, FORGET_AFTER, MS, PARK_DEADLINE, PROBE_GAP, QUIET, SECOND,
 };
 use countersign_auth_proto::{
     Action, Admission, Config, DiscardReason, Event, FailureKind, Overload, Pair, PairState,
@@ -70,6 +70,42 @@ fn packets_of_a_failed_pair_are_discarded_at_once() {
         assert_eq!(node.machine.counters().refused_backoff, 1);
         assert_eq!(node.machine.counters().failures(why), 1);
     }
+}
+
+#[test]
+fn the_failure_is_told_before_its_frames_go() {
+    let mut node = Node::new();
+    node.frame(AB);
+    let attempt = node.started();
+    let actions = node.fail(AB, attempt, FailureKind::Untrusted);
+    assert!(matches!(actions[..], [Action::Emit(_), Action::Discard { .. }]), "{actions:?}");
+}
+
+#[test]
+fn the_datapath_may_be_quiet_in_back_off_but_not_for_long() {
+    let mut node = Node::new();
+    assert_eq!(node.machine.quiet_until(AB, node.now), None);
+    flood(&mut node, FailureKind::Untrusted, 8 * SECOND);
+    let retry = node.status(AB).and_then(|status| status.retry_at).expect("in back-off");
+    assert_eq!(node.machine.quiet_until(AB, node.now), Some(node.now + QUIET));
+    assert_eq!(node.machine.quiet_until(AB, retry - MS), Some(retry));
+    assert_eq!(node.machine.quiet_until(AB, retry), None);
+    // Not while packets wait for a retry, nor when an entry is live.
+    let mut node = Node::new();
+    node.frame(AB);
+    let attempt = node.started();
+    node.fail(AB, attempt, FailureKind::NotLocal);
+    assert_eq!(node.machine.quiet_until(AB, node.now), None);
+    node.inbound(AB, node.now, SECOND);
+    assert_eq!(node.machine.quiet_until(AB, node.now), None);
+}
+
+#[test]
+fn quiet_leaves_room_for_probes() {
+    let mut node = Node::new();
+    flood(&mut node, FailureKind::Timeout, 30 * SECOND);
+    let quiet = node.machine.quiet_until(AB, node.now).unwrap_or(node.now);
+    assert!(quiet - node.now <= QUIET.min(PROBE_GAP));
 }
 
 #[test]

@@ -193,6 +193,24 @@ fn the_later_claim_to_an_address_wins_and_an_old_one_does_not_come_back() {
 }
 
 #[test]
+fn on_the_same_node_both_halves_of_the_handshake_speak() {
+    // The server's half ends first and asserts the client's addresses only.
+    let mut node = Node::new();
+    let (there, back) = (Pair::new(A, B, 0), Pair::new(B, A, 0));
+    node.frame_from(there, Some(ip(2)));
+    let attempt = node.started();
+    let not_after = node.now + LIFE;
+    let (started_at, assertions) = (node.now, vec![said(1, 1)]);
+    node.event(Event::HandshakeDone { pair: back, via: Via::Inbound, started_at, not_after, assertions });
+    assert_eq!(node.frame_from(there, Some(ip(2))), Admission::Park, "the other half is still to come");
+    let before = node.released.len();
+    node.done_with(there, attempt, LIFE, &[said(2, 1)]);
+    assert_eq!(node.released.len(), before + 1);
+    assert_eq!(node.frame_from(there, Some(ip(2))), Admission::Pass);
+    assert_eq!(node.frame_from(back, Some(ip(1))), Admission::Pass);
+}
+
+#[test]
 fn an_older_word_takes_nothing_back() {
     let (mut node, _) = proved(AB, &[said(1, 1), said(2, 1)]);
     let (started_at, not_after) = (0, node.now + LIFE);

@@ -78,19 +78,20 @@ fn sources(package: &Package) -> Vec<String> {
     violations
 }
 
-/// Crates of ours outside `allowed`.
+/// Crates of ours outside `allowed`. The tests of what is no pure crate may bring in whom they like.
 fn foreign_rooms(package: &Package, allowed: &[&str]) -> Vec<String> {
-    package
-        .dependencies
-        .iter()
-        .filter(|d| d.local && d.name != package.name && !allowed.contains(&d.name.as_str()))
-        .map(|d| {
-            let shells = [&package.name, &d.name].iter().all(|name| is_shell(name));
-            let why =
-                if shells { "shells meet in the agent's node.rs only" } else { "not among its imports" };
-            format!("{} -> {}: {why}", package.name, d.name)
-        })
-        .collect()
+    let pure = rooms::find(&package.name).is_some_and(|room| room.kind == Kind::Pure);
+    let mut violations = Vec::new();
+    for dependency in package.dependencies.iter().filter(|d| d.local && (pure || !d.dev)) {
+        let name = &dependency.name;
+        if *name == package.name || allowed.contains(&name.as_str()) {
+            continue;
+        }
+        let shells = is_shell(&package.name) && is_shell(name);
+        let why = if shells { "shells meet in the agent's node.rs only" } else { "not among its imports" };
+        violations.push(format!("{} -> {name}: {why}", package.name));
+    }
+    violations
 }
 
 fn is_shell(name: &str) -> bool {

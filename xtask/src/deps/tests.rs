@@ -80,6 +80,16 @@ fn shells_do_not_import_each_other() {
 }
 
 #[test]
+fn tests_may_bring_in_others_unless_their_crate_is_pure() {
+    let graph = graph(&[
+        ("countersign-wg", &[("countersign-wg-manager", "dev")]),
+        ("countersign-policy", &[("countersign-wg-manager", "dev")]),
+        ("countersign-wg-manager", &[]),
+    ]);
+    assert_eq!(check(&graph), ["countersign-policy -> countersign-wg-manager: not among its imports"]);
+}
+
+#[test]
 fn aya_belongs_to_the_loader() {
     let graph =
         graph(&[("countersign-agent", &[("aya", "")]), ("countersign-cli", &[("aya", "")]), ("aya", &[])]);

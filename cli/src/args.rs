@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use countersign_lab::LabCommand;
 use ipnet::IpNet;
 
 /// Where an agent listens unless told otherwise.
@@ -45,6 +46,7 @@ Examples:
   countersign observe --pod shop/ -o json        flows of a namespace, one JSON object a line
   countersign policy get -o wide                 policies, and what the kernel was told
   countersign metrics | grep handshake           what a Prometheus server would scrape
+  countersign lab up                             two nodes on this machine, to try it all
 
 The agent listens on a Unix socket that only root may use. Without --socket or --lab the command talks to the \
 agent of this machine. With --lab it asks the agents of all nodes of that lab, and --node picks some of them.
@@ -55,6 +57,7 @@ Environment: COUNTERSIGN_SOCKET, COUNTERSIGN_LAB, NO_COLOR.";
 
 /// Options that all commands have.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Which agents")]
 pub struct Global {
     /// Control socket of the agent to talk to
     #[arg(long, global = true, env = "COUNTERSIGN_SOCKET", value_name = "PATH", default_value = DEFAULT_SOCKET)]
@@ -68,7 +71,7 @@ pub struct Global {
     /// Colours: `auto` is on a terminal, unless NO_COLOR is set
     #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t = Color::Auto)]
     pub color: Color,
-    /// Where labs are
+    /// Where labs are; for tests
     #[arg(long, global = true, hide = true, default_value = "/run/countersign/lab")]
     pub lab_root: PathBuf,
 }
@@ -87,6 +90,25 @@ pub enum Color {
 /// All commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Those that ask agents, or nobody.
+    #[command(flatten)]
+    Ask(AskCommand),
+    /// Nodes and pods made of network namespaces on this machine, with the real agents on them
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  countersign lab up --name demo --manifests deploy/demo
+  countersign lab exec --name demo default/client -- curl -s http://10.0.2.5:8080/
+  countersign --lab demo observe -f
+  countersign lab down --name demo"
+    )]
+    Lab(Box<LabCommand>),
+}
+
+/// Commands that ask agents, or nobody.
+#[derive(Debug, Subcommand)]
+pub enum AskCommand {
     /// How the agent is: health, identity source, datapath, parking, authentication, encryption
     #[command(after_help = "\
 Exit code 3 means that the agent answers and something is not well; the reasons are the first thing printed.

@@ -17,25 +17,38 @@ pub mod target;
 use std::io;
 use std::process::ExitCode;
 
-use args::Cli;
+use args::{AskCommand, Cli, Command, Global};
 use output::Output;
+use tracing_subscriber::EnvFilter;
 
 /// Runs one command to its end.
 #[must_use]
-pub fn run(cli: &Cli) -> ExitCode {
+pub fn run(cli: Cli) -> ExitCode {
     let out = Output::new(cli.global.color);
-    let result = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(commands::run(cli, &out)),
-        Err(error) => Err(error.into()),
+    let result = match cli.command {
+        // Makes processes and changes namespaces, which wants no other threads.
+        Command::Lab(command) => lab(*command),
+        Command::Ask(command) => ask(&cli.global, &command, &out),
     };
     match result {
-        Ok(code) => code.into(),
+        Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => exit::Code::Ok.into(),
         Err(error) => {
             out.complain(&error);
             exit::Code::Error.into()
         }
     }
+}
+
+fn ask(global: &Global, command: &AskCommand, out: &Output) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(commands::run(global, command, out)).map(ExitCode::from)
+}
+
+fn lab(command: countersign_lab::LabCommand) -> anyhow::Result<ExitCode> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    countersign_lab::run(command)
 }
 
 /// Whoever read our output has read enough (`countersign observe | head`).

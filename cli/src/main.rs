@@ -5,5 +5,5 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    countersign_cli::run(&countersign_cli::args::Cli::parse())
+    countersign_cli::run(countersign_cli::args::Cli::parse())
 }

@@ -13,43 +13,45 @@ use clap::CommandFactory;
 use countersign_agent_api::{Metrics, Request, Status};
 
 use crate::args::{
-    AuthCommand, Cli, Command, EncryptCommand, EndpointCommand, Format, IdentityCommand, IpcacheCommand,
-    ListArgs, PolicyCommand,
+    AskCommand, AuthCommand, Cli, EncryptCommand, EndpointCommand, Format, Global, IdentityCommand,
+    IpcacheCommand, ListArgs, PolicyCommand,
 };
 use crate::ask;
 use crate::exit::Code;
 use crate::output::Output;
 use crate::target::Targets;
 
-/// Runs a command.
+/// Runs a command that asks agents or nobody.
 ///
 /// # Errors
 /// It could not be done, and nothing has been said about that yet.
-pub async fn run(cli: &Cli, out: &Output) -> Result<Code> {
-    let targets = || Targets::resolve(&cli.global);
-    match &cli.command {
-        Command::Status(args) => status::run(&targets()?, args, out).await,
-        Command::Encrypt(EncryptCommand::Status(args)) => {
+pub async fn run(global: &Global, command: &AskCommand, out: &Output) -> Result<Code> {
+    let targets = || Targets::resolve(global);
+    match command {
+        AskCommand::Status(args) => status::run(&targets()?, args, out).await,
+        AskCommand::Encrypt(EncryptCommand::Status(args)) => {
             status::encrypt(&targets()?, args.output, out).await
         }
-        Command::Auth(AuthCommand::List(args)) => lists::auth(&targets()?, args.output, out).await,
-        Command::Auth(AuthCommand::Flush(args)) => lists::flush(&targets()?, args.output, out).await,
-        Command::Identity(IdentityCommand::List(args)) => {
+        AskCommand::Auth(AuthCommand::List(args)) => lists::auth(&targets()?, args.output, out).await,
+        AskCommand::Auth(AuthCommand::Flush(args)) => lists::flush(&targets()?, args.output, out).await,
+        AskCommand::Identity(IdentityCommand::List(args)) => {
             lists::identities(&targets()?, args.output, out).await
         }
-        Command::Endpoint(EndpointCommand::List(args)) => {
+        AskCommand::Endpoint(EndpointCommand::List(args)) => {
             lists::endpoints(&targets()?, args.output, out).await
         }
-        Command::Ipcache(IpcacheCommand::List(args)) => lists::ipcache(&targets()?, args.output, out).await,
-        Command::Policy(PolicyCommand::Get(args)) => lists::policy(&targets()?, args.output, out).await,
-        Command::Policy(PolicyCommand::Verdicts(args)) => verdicts::run(args, out),
-        Command::Observe(args) => observe::run(&targets()?, args, out).await,
-        Command::Metrics => metrics(&targets()?, out).await,
-        Command::Completion { shell } => {
+        AskCommand::Ipcache(IpcacheCommand::List(args)) => {
+            lists::ipcache(&targets()?, args.output, out).await
+        }
+        AskCommand::Policy(PolicyCommand::Get(args)) => lists::policy(&targets()?, args.output, out).await,
+        AskCommand::Policy(PolicyCommand::Verdicts(args)) => verdicts::run(args, out),
+        AskCommand::Observe(args) => observe::run(&targets()?, args, out).await,
+        AskCommand::Metrics => metrics(&targets()?, out).await,
+        AskCommand::Completion { shell } => {
             completion(*shell)?;
             Ok(Code::Ok)
         }
-        Command::Version(args) => version(cli, *args, out).await,
+        AskCommand::Version(args) => version(global, *args, out).await,
     }
 }
 
@@ -81,8 +83,8 @@ fn completion(shell: clap_complete::Shell) -> io::Result<()> {
 }
 
 /// The agents' versions are an extra: that none is running is no error here.
-async fn version(cli: &Cli, args: ListArgs, out: &Output) -> Result<Code> {
-    let agents = match Targets::resolve(&cli.global) {
+async fn version(global: &Global, args: ListArgs, out: &Output) -> Result<Code> {
+    let agents = match Targets::resolve(global) {
         Ok(targets) => ask::call::<Status>(&targets, &Request::Status).await.values,
         Err(_) => Vec::new(),
     };

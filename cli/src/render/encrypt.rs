@@ -61,12 +61,12 @@ impl<'a> Summary<'a> {
 }
 
 fn node(text: &mut String, status: &EncryptStatus, now: u64, paint: Paint) {
+    text.push('\n');
     let mut line = |label: &str, value: &str| {
         // Writing into a string does not fail.
         let _ = writeln!(text, "  {label:<20}{value}");
     };
     let safe = |value: &str| if value.is_empty() { "-".to_owned() } else { Safe(value).to_string() };
-    line("", "");
     line("Node:", &safe(&status.node));
     line("Encryption:", &safe(&status.mode));
     line("Interface:", &format!("{} ({})", safe(&status.device), safe(&status.backend)));
@@ -83,12 +83,12 @@ fn node(text: &mut String, status: &EncryptStatus, now: u64, paint: Paint) {
 }
 
 fn peer(text: &mut String, peer: &EncryptPeer, now: u64, paint: Paint) {
+    text.push('\n');
     let mut line = |label: &str, value: &str| {
         // Writing into a string does not fail.
         let _ = writeln!(text, "    {label:<20}{value}");
     };
     let safe = |value: &str| if value.is_empty() { "-".to_owned() } else { Safe(value).to_string() };
-    line("", "");
     line("Peer:", &safe(&peer.node));
     line("Public key:", &safe(&peer.public_key));
     line("Endpoint:", &safe(&peer.endpoint));
@@ -96,7 +96,7 @@ fn peer(text: &mut String, peer: &EncryptPeer, now: u64, paint: Paint) {
     line("Last handshake:", &peer.last_handshake.map_or("never".into(), |then| since(then, now)));
     line("Received / sent:", &format!("{} / {}", bytes(peer.rx_bytes), bytes(peer.tx_bytes)));
     let attested = match (peer.attested_by.as_str(), peer.attested_until) {
-        ("", _) => paint.bad("by nobody"),
+        ("", _) => paint.bad("nobody"),
         (by, None) => Safe(by).to_string(),
         (by, Some(end)) if end < now => format!("{} ({})", Safe(by), paint.bad(until(end, now))),
         (by, Some(end)) => format!("{} (for {})", Safe(by), until(end, now)),

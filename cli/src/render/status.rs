@@ -10,7 +10,7 @@ use countersign_agent_api::{
 
 use super::escape::Safe;
 use super::paint::Paint;
-use super::units::{bytes, count, millis, seconds, since, until};
+use super::units::{bytes, count, millis, seconds, until};
 use crate::limits::MAX_SHOWN;
 
 /// Everything about one node.
@@ -74,10 +74,10 @@ fn health(lines: &mut Lines, health: &Health, paint: Paint) {
 }
 
 fn identity(lines: &mut Lines, source: &IdentitySource, now: u64, paint: Paint) {
-    let since_when = since(source.since, now);
+    let how_long = seconds(now.saturating_sub(source.since));
     let state = match source.state {
-        SourceState::Ok => paint.good(format!("ok since {since_when}")),
-        SourceState::Failing => paint.bad(format!("failing since {since_when}")),
+        SourceState::Ok => paint.good(format!("ok for {how_long}")),
+        SourceState::Failing => paint.bad(format!("failing for {how_long}")),
     };
     lines.add("Identity source", format!("{}, {state}", Safe(&source.kind)));
     lines.add("", format!("trust domain {}", Safe(&source.trust_domain)));

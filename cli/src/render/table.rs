@@ -53,7 +53,7 @@ impl Table {
         }
         table.set_header(headers.iter().map(|header| Cell::new(header).add_attribute(Attribute::Bold)));
         for column in table.column_iter_mut() {
-            column.set_padding((0, 2));
+            column.set_padding((0, 3));
         }
         Self { table, columns: headers.len(), rows: 0 }
     }

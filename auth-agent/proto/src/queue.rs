@@ -24,6 +24,8 @@ struct Owner {
     nodes: BTreeMap<u16, BTreeMap<u64, Pair>>,
     /// The nodes whose turn it may be; every node of `nodes` is here or blocked at its lane.
     open: VecDeque<u16>,
+    /// Those of them that have a place kept for it.
+    kept: Vec<u16>,
     in_flight: usize,
     /// In [`Queue::turns`].
     has_turn: bool,
@@ -156,6 +158,7 @@ impl Queue {
         let line = self.owners.get_mut(&owner)?;
         line.has_turn = false;
         let node = line.open.pop_front()?;
+        line.kept.retain(|kept| *kept != node);
         if line.nodes.get(&node).is_none_or(BTreeMap::is_empty) {
             line.nodes.remove(&node);
             // The place it was woken for belongs to somebody else.
@@ -173,6 +176,7 @@ impl Queue {
         self.queued -= 1;
         self.in_flight += 1;
         line.open.push_back(node);
+        self.pass_on(owner);
         Some(pair)
     }
 
@@ -193,13 +197,32 @@ impl Queue {
         self.tidy(owner);
     }
 
-    // As many identities as the lane has places.
+    // As many identities as the lane has places. One that has no place of its own left takes none here.
     fn wake(&mut self, node: u16) {
         let Some(lane) = self.lanes.get_mut(&node) else { return };
-        let free = lane.limit.saturating_sub(lane.in_flight).min(lane.blocked.len());
-        let woken: Vec<u32> = lane.blocked.drain(..free).collect();
+        let mut free = lane.limit.saturating_sub(lane.in_flight);
+        let mut woken = Vec::new();
+        while free > 0 {
+            let Some(owner) = lane.blocked.pop_front() else { break };
+            woken.push(owner);
+            let Some(line) = self.owners.get_mut(&owner) else { continue };
+            if line.in_flight < self.limits.per_owner {
+                line.kept.push(node);
+                free -= 1;
+            }
+        }
         for owner in woken {
             self.open(owner, node);
+        }
+    }
+
+    // The identity may start no more for now: the places kept for it are others'.
+    fn pass_on(&mut self, owner: u32) {
+        let Some(line) = self.owners.get_mut(&owner) else { return };
+        if line.in_flight >= self.limits.per_owner {
+            for node in std::mem::take(&mut line.kept) {
+                self.wake(node);
+            }
         }
     }
 

@@ -66,6 +66,21 @@ fn nodes_take_turns_within_an_identity() {
 }
 
 #[test]
+fn an_identity_at_its_limit_keeps_no_place_from_others() {
+    let config = Config { max_in_flight_per_identity: 1, max_in_flight_per_node: 1, ..Config::default() };
+    let mut node = Node::with(config);
+    node.frame(Pair::new(C, 300, 1));
+    let first = node.started();
+    // Both wait for node 1, and the one that comes first is then busy elsewhere.
+    node.frame(Pair::new(A, 300, 1));
+    node.frame(Pair::new(B, 300, 1));
+    node.frame(Pair::new(A, 300, 2));
+    node.started();
+    let actions = node.done(Pair::new(C, 300, 1), first, SECOND);
+    assert_eq!(starts(&actions).first().map(|(pair, _)| *pair), Some(Pair::new(B, 300, 1)));
+}
+
+#[test]
 fn a_storm_of_one_identity_does_not_hold_up_another() {
     let mut node = Node::with(Config { max_in_flight: 16, ..Config::default() });
     for i in 0..10_000 {

@@ -1,12 +1,13 @@
 //! The verdict on a flow: identity of the peer, policy, proof. The only place where they meet.
 
 use crate::addr::Addr;
+use crate::at::At;
 use crate::auth::AuthKey;
 use crate::config::Config;
 use crate::endpoint::Endpoint;
 use crate::identity;
 use crate::ipcache::IpEntry;
-use crate::ladder;
+use crate::ladder::{self, Decision};
 use crate::limits;
 use crate::maps::Maps;
 use crate::policy::{PolicyKey, auth_type, direction};
@@ -14,7 +15,7 @@ use crate::proto;
 use crate::reason;
 
 /// A flow, as policy is asked about it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Question {
     /// The peer.
     pub remote: Addr,
@@ -41,6 +42,8 @@ pub struct Verdict {
     pub reason: u8,
     /// Authentication the policy asks for.
     pub auth_type: u8,
+    /// What policy said, proof aside.
+    pub decision: Decision,
 }
 
 /// Who is behind an address: the exact entry, else the longest prefix, else the world.
@@ -53,25 +56,40 @@ pub fn whois<M: Maps>(maps: &M, family: u8, address: &Addr) -> IpEntry {
 }
 
 /// Gives the verdict on a flow of the endpoint.
+///
+/// Not inlined, and the verdict is left in memory: two places ask, and the verifier need not follow what each
+/// does with each kind of answer.
+#[inline(never)]
+pub fn decide<M: Maps>(maps: &M, at: &At<'_>, question: &Question, verdict: &mut Verdict) {
+    verdict.remote = whois(maps, question.family, &question.remote);
+    policy(maps, at.endpoint, question, verdict);
+    *verdict = judge(maps, at, question, verdict.remote, &verdict.decision);
+}
+
 #[inline(always)]
-pub fn decide<M: Maps>(maps: &M, config: &Config, endpoint: &Endpoint, question: &Question) -> Verdict {
-    let remote = whois(maps, question.family, &question.remote);
-    let refuse = |reason| Verdict { remote, reason, ..Verdict::default() };
-    if is_agent_port(config, question, remote.identity) {
+fn judge<M: Maps>(
+    maps: &M,
+    at: &At<'_>,
+    question: &Question,
+    remote: IpEntry,
+    decision: &Decision,
+) -> Verdict {
+    let refuse = |reason| Verdict { remote, reason, decision: *decision, ..Verdict::default() };
+    if is_agent_port(at.config, question, remote.identity) {
         return refuse(reason::AGENT_PORT);
     }
-    let decision = policy(maps, endpoint, question, remote.identity);
     if !decision.allow {
         let reason = if decision.deny_rule { reason::POLICY_DENY } else { reason::POLICY_DENIED };
         return Verdict { rule_id: decision.rule_id, ..refuse(reason) };
     }
     let (valid_for, reason) = match decision.auth_type {
         auth_type::NONE => (limits::REVALIDATE_NS, reason::FORWARDED),
-        auth_type::SPIRE => prove(maps, config, endpoint, question, remote),
+        auth_type::SPIRE => prove(maps, at, question, remote),
         // test-always-fail, and what a newer agent may think of: nobody proves that.
         _ => (0, reason::AUTH_IMPOSSIBLE),
     };
-    Verdict { valid_for, remote, rule_id: decision.rule_id, reason, auth_type: decision.auth_type }
+    let (rule_id, auth_type) = (decision.rule_id, decision.auth_type);
+    Verdict { valid_for, remote, rule_id, reason, auth_type, decision: *decision }
 }
 
 /// The agents' own ports are closed to pods, whatever policy says.
@@ -88,10 +106,10 @@ fn is_agent_port(config: &Config, question: &Question, remote: u32) -> bool {
 }
 
 /// An entry of the exact table is final; otherwise the entry for the peer competes with that for all peers.
-#[inline(always)]
-fn policy<M: Maps>(maps: &M, endpoint: &Endpoint, question: &Question, remote: u32) -> ladder::Decision {
+#[inline(never)]
+fn policy<M: Maps>(maps: &M, endpoint: &Endpoint, question: &Question, verdict: &mut Verdict) {
     let own = PolicyKey {
-        identity: remote,
+        identity: verdict.remote.identity,
         slot_be: endpoint.slot.to_be(),
         direction: question.direction,
         protocol: question.protocol,
@@ -99,33 +117,28 @@ fn policy<M: Maps>(maps: &M, endpoint: &Endpoint, question: &Question, remote: u
         pad: 0,
     };
     if let Some(exact) = maps.policy_exact(&own) {
-        return ladder::choose(Some(&exact), None);
+        verdict.decision = ladder::choose(Some(&exact), None);
+        return;
     }
     let any = PolicyKey { identity: identity::UNKNOWN, ..own };
     let (own, any) = (maps.policy_prefix(&own), maps.policy_prefix(&any));
-    ladder::choose(own.as_ref(), any.as_ref())
+    verdict.decision = ladder::choose(own.as_ref(), any.as_ref());
 }
 
 /// A proof counts if it is of this epoch, has not ended by the exact clock, and an authenticated session says
 /// that the address belongs to the identity that the address table believes it to have.
 #[inline(always)]
-fn prove<M: Maps>(
-    maps: &M,
-    config: &Config,
-    endpoint: &Endpoint,
-    question: &Question,
-    remote: IpEntry,
-) -> (u64, u8) {
-    if !identity::can_authenticate(endpoint.identity) || !identity::can_authenticate(remote.identity) {
+fn prove<M: Maps>(maps: &M, at: &At<'_>, question: &Question, remote: IpEntry) -> (u64, u8) {
+    if !identity::can_authenticate(at.endpoint.identity) || !identity::can_authenticate(remote.identity) {
         return (0, reason::AUTH_IMPOSSIBLE);
     }
-    let Some(proof) = maps.auth(&auth_key(endpoint, remote)) else { return (0, reason::AUTH_REQUIRED) };
+    let Some(proof) = maps.auth(&auth_key(at.endpoint, remote)) else { return (0, reason::AUTH_REQUIRED) };
     let Some(bound) = maps.bound(question.family, &question.remote) else {
         return (0, reason::AUTH_REQUIRED);
     };
     let left = proof.expires_at.saturating_sub(maps.boot_now());
     let same_peer = bound.identity == remote.identity && bound.node == remote.node;
-    if proof.epoch != config.auth_epoch || left == 0 || !same_peer {
+    if proof.epoch != at.config.auth_epoch || left == 0 || !same_peer {
         return (0, reason::AUTH_REQUIRED);
     }
     let cached = left.saturating_sub(limits::CLOCK_SLACK_NS);

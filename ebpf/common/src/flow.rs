@@ -1,88 +1,75 @@
 //! The flow a packet belongs to: the cached verdict where it still holds, a new one otherwise.
 
-use crate::config::Config;
+use crate::at::At;
 use crate::ct::{CtEntry, CtKey, role, state};
-use crate::decide::{Question, Verdict, decide};
-use crate::endpoint::{Endpoint, Epochs};
+use crate::decide::{Question, Verdict};
+use crate::endpoint::Epochs;
 use crate::limits;
 use crate::maps::Maps;
 use crate::packet::{Kind, Packet, echo_direction, policy_port};
 use crate::policy::auth_type;
 use crate::proto;
 use crate::proto::tcp;
-use crate::reason;
 
-/// What became of a packet's flow.
+/// What the table knows of a packet's flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Recall {
+    /// The flow.
+    pub key: CtKey,
+    /// The endpoint's epochs.
+    pub epochs: Epochs,
+    /// What policy has to be asked.
+    pub question: Question,
+    /// The flow goes on with this packet (as against one that begins).
+    pub goes_on: bool,
+    /// It was alive and rested on a proof.
+    pub had_proof: bool,
+}
+
+/// What has to be done about a packet's flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ruling {
-    /// A flow that is known, and its verdict holds.
-    Known,
-    /// A verdict given just now.
-    Fresh {
-        /// The verdict.
-        verdict: Verdict,
-        /// The flow is new to the table (as against one whose verdict had to be renewed).
-        new: bool,
-        /// The flow was alive and rested on a proof.
-        had_proof: bool,
-    },
-    /// Nothing to decide: it answers nothing.
+pub enum Known {
+    /// Nothing: it is known, and its verdict holds.
+    Holds,
+    /// A verdict is needed, see [`Recall::question`].
+    Ask,
+    /// It answers nothing.
     Unsolicited,
 }
 
-/// What the table knew.
+/// What an entry says.
 enum Hit {
     Holds,
     Stale { opened: u8, auth_type: u8 },
     Gone,
 }
 
-/// A packet at its endpoint.
-#[derive(Clone, Copy)]
-pub struct Seen<'a> {
-    /// The facts.
-    pub packet: &'a Packet,
-    /// Direction of the packet.
-    pub direction: u8,
-    /// Bytes of the frame.
-    pub length: u32,
-    /// The coarse clock.
-    pub now: u64,
-}
-
-/// Rules on a packet. A verdict that is renewed is renewed in the direction in which the flow was opened, so
-/// that answers live and die with their flow; a SYN is always a flow of its own.
-#[inline(always)]
-pub fn rule<M: Maps>(maps: &M, config: &Config, endpoint: &Endpoint, seen: &Seen<'_>) -> Ruling {
-    let Some(epochs) = maps.epochs(endpoint.slot) else { return Ruling::Unsolicited };
-    let key = seen.packet.flow(endpoint.slot, seen.direction);
-    let family = seen.packet.family;
-    let syn = seen.packet.is_syn();
-    let hit = maps.with_flow(family, &key, |entry| look::<M>(entry, &epochs, seen, syn));
-    let (opened, known, had_proof) = match hit {
-        Some(Hit::Holds) => return Ruling::Known,
-        Some(Hit::Stale { opened, auth_type }) => {
-            let opened = if syn { seen.direction } else { opened };
-            (opened, true, auth_type != auth_type::NONE && !syn)
+/// Looks the packet's flow up. A verdict that is renewed is renewed in the direction in which the flow was
+/// opened, so that answers live and die with their flow; a SYN is always a flow of its own.
+///
+/// Not inlined, see [`crate::parse::ip`].
+#[inline(never)]
+pub fn recall<M: Maps>(maps: &M, at: &At<'_>, packet: &Packet, recall: &mut Recall) -> Known {
+    let Some(epochs) = maps.epochs(at.endpoint.slot) else { return Known::Unsolicited };
+    recall.epochs = epochs;
+    recall.key = packet.flow(at.endpoint.slot, at.direction);
+    let family = packet.family;
+    let hit = maps.with_flow(family, &recall.key, |entry| look::<M>(entry, &epochs, at, packet));
+    recall.goes_on = false;
+    recall.had_proof = false;
+    let mut direction = at.direction;
+    match hit {
+        Some(Hit::Holds) => return Known::Holds,
+        Some(Hit::Stale { opened, auth_type }) if !packet.is_syn() => {
+            recall.goes_on = true;
+            recall.had_proof = auth_type != auth_type::NONE;
+            direction = opened;
         }
-        Some(Hit::Gone) | None => {
-            if seen.packet.kind == Kind::EchoReply {
-                return Ruling::Unsolicited;
-            }
-            (seen.direction, false, false)
-        }
-    };
-    let verdict = decide(maps, config, endpoint, &question(&key, family, opened));
-    if verdict.reason != reason::FORWARDED {
-        return Ruling::Fresh { verdict, new: false, had_proof };
+        _ if packet.kind == Kind::EchoReply => return Known::Unsolicited,
+        _ => {}
     }
-    let keep = known && !syn;
-    if enter(maps, &key, &epochs, seen, &verdict, opened, keep) {
-        Ruling::Fresh { verdict, new: !keep, had_proof }
-    } else {
-        let verdict = Verdict { reason: reason::CT_INSERT_FAILED, ..verdict };
-        Ruling::Fresh { verdict, new: false, had_proof }
-    }
+    recall.question = question(&recall.key, family, direction);
+    Known::Ask
 }
 
 #[inline(always)]
@@ -98,15 +85,27 @@ fn question(key: &CtKey, family: u8, opened: u8) -> Question {
 }
 
 #[inline(always)]
-fn look<M: Maps>(entry: &mut CtEntry, epochs: &Epochs, seen: &Seen<'_>, syn: bool) -> Hit {
-    if is_gone(entry, epochs, seen.now) {
+fn look<M: Maps>(entry: &mut CtEntry, epochs: &Epochs, at: &At<'_>, packet: &Packet) -> Hit {
+    let hit = peek(entry, epochs, at.now);
+    if !matches!(hit, Hit::Holds) {
+        return hit;
+    }
+    if packet.is_syn() {
         return Hit::Gone;
     }
-    if syn || !holds(entry, epochs, seen.now) {
-        return Hit::Stale { opened: entry.opened, auth_type: entry.auth_type };
-    }
-    touch::<M>(entry, seen);
+    touch::<M>(entry, at, packet);
     Hit::Holds
+}
+
+#[inline(always)]
+fn peek(entry: &CtEntry, epochs: &Epochs, now: u64) -> Hit {
+    if is_gone(entry, epochs, now) {
+        Hit::Gone
+    } else if holds(entry, epochs, now) {
+        Hit::Holds
+    } else {
+        Hit::Stale { opened: entry.opened, auth_type: entry.auth_type }
+    }
 }
 
 /// Its life is over, or it was a flow of an endpoint that had the slot before.
@@ -122,12 +121,12 @@ fn holds(entry: &CtEntry, epochs: &Epochs, now: u64) -> bool {
 }
 
 #[inline(always)]
-fn touch<M: Maps>(entry: &mut CtEntry, seen: &Seen<'_>) {
+fn touch<M: Maps>(entry: &mut CtEntry, at: &At<'_>, packet: &Packet) {
     M::add(&mut entry.packets, 1);
-    M::add(&mut entry.bytes, u64::from(seen.length));
-    let flags = seen.packet.tcp_flags;
+    M::add(&mut entry.bytes, u64::from(at.length));
+    let flags = packet.tcp_flags;
     let mut now_state = entry.state;
-    if seen.direction != entry.opened {
+    if at.direction != entry.opened {
         now_state |= state::ANSWERED;
     }
     if flags & (tcp::FIN | tcp::RST) != 0 {
@@ -135,7 +134,7 @@ fn touch<M: Maps>(entry: &mut CtEntry, seen: &Seen<'_>) {
     }
     entry.state = now_state;
     entry.tcp_flags |= flags;
-    entry.expires = seen.now.wrapping_add(life(seen.packet.protocol, now_state));
+    entry.expires = at.now.wrapping_add(life(packet.protocol, now_state));
 }
 
 #[inline(always)]
@@ -151,83 +150,66 @@ fn life(protocol: u8, flow: u8) -> u64 {
     }
 }
 
-/// Writes the verdict down: into the entry where the flow goes on, else as a flow that begins.
-#[inline(always)]
-fn enter<M: Maps>(
-    maps: &M,
-    key: &CtKey,
-    epochs: &Epochs,
-    seen: &Seen<'_>,
-    verdict: &Verdict,
-    opened: u8,
-    keep: bool,
-) -> bool {
-    let family = seen.packet.family;
-    let done = maps.with_flow(family, key, |entry| {
-        if !keep {
-            *entry = begin(opened, seen);
+/// Enters an allowed flow, or writes the new verdict into the entry of one that goes on; `false` where the
+/// table takes no more.
+#[inline(never)]
+pub fn enter<M: Maps>(maps: &M, at: &At<'_>, packet: &Packet, recall: &Recall, verdict: &Verdict) -> bool {
+    let done = maps.with_flow(packet.family, &recall.key, |entry| {
+        if recall.goes_on {
+            stamp(entry, at, recall, verdict);
+            touch::<M>(entry, at, packet);
+        } else {
+            begin(entry, at, packet, recall, verdict);
         }
-        stamp(entry, epochs, seen.now, verdict);
-        touch::<M>(entry, seen);
     });
     if done.is_some() {
         return true;
     }
-    let mut entry = begin(opened, seen);
-    stamp(&mut entry, epochs, seen.now, verdict);
+    let mut entry = CtEntry::default();
+    begin(&mut entry, at, packet, recall, verdict);
+    maps.put_flow(packet.family, &recall.key, &entry)
+}
+
+#[inline(always)]
+fn begin(entry: &mut CtEntry, at: &At<'_>, packet: &Packet, recall: &Recall, verdict: &Verdict) {
+    stamp(entry, at, recall, verdict);
+    entry.expires = at.now.wrapping_add(life(packet.protocol, 0));
     entry.packets = 1;
-    entry.bytes = u64::from(seen.length);
-    maps.put_flow(family, key, &entry)
+    entry.bytes = u64::from(at.length);
+    entry.opened = recall.question.direction;
+    entry.tcp_flags = packet.tcp_flags;
+    entry.state = 0;
 }
 
 #[inline(always)]
-fn begin(opened: u8, seen: &Seen<'_>) -> CtEntry {
-    CtEntry {
-        opened,
-        tcp_flags: seen.packet.tcp_flags,
-        expires: seen.now.wrapping_add(life(seen.packet.protocol, 0)),
-        ..CtEntry::default()
-    }
-}
-
-#[inline(always)]
-fn stamp(entry: &mut CtEntry, epochs: &Epochs, now: u64, verdict: &Verdict) {
-    entry.valid_until = now.wrapping_add(verdict.valid_for);
-    entry.policy_epoch = epochs.policy;
-    entry.auth_epoch = epochs.auth;
+fn stamp(entry: &mut CtEntry, at: &At<'_>, recall: &Recall, verdict: &Verdict) {
+    entry.valid_until = at.now.wrapping_add(verdict.valid_for);
+    entry.policy_epoch = recall.epochs.policy;
+    entry.auth_epoch = recall.epochs.auth;
     entry.remote_identity = verdict.remote.identity;
     entry.rule_id = verdict.rule_id;
     entry.auth_type = verdict.auth_type;
 }
 
-/// Whether a packet that is quoted in an ICMP error belongs to a live flow whose verdict holds or can be
-/// renewed. Touches nothing: errors keep no flow alive.
+/// Looks up the flow that a packet quoted in an ICMP error belongs to; `direction` is that in which it went.
+/// Touches nothing: errors keep no flow alive.
 #[inline(always)]
-pub fn is_live<M: Maps>(
+pub fn recall_quoted<M: Maps>(
     maps: &M,
-    config: &Config,
-    endpoint: &Endpoint,
+    at: &At<'_>,
     quoted: &Packet,
     direction: u8,
-    now: u64,
-) -> bool {
-    let Some(epochs) = maps.epochs(endpoint.slot) else { return false };
-    let key = quoted.flow(endpoint.slot, direction);
-    let family = quoted.family;
-    let hit = maps.with_flow(family, &key, |entry| {
-        if is_gone(entry, &epochs, now) {
-            Hit::Gone
-        } else if holds(entry, &epochs, now) {
-            Hit::Holds
-        } else {
-            Hit::Stale { opened: entry.opened, auth_type: entry.auth_type }
-        }
-    });
+    recall: &mut Recall,
+) -> Known {
+    let Some(epochs) = maps.epochs(at.endpoint.slot) else { return Known::Unsolicited };
+    recall.key = quoted.flow(at.endpoint.slot, direction);
+    let hit = maps.with_flow(quoted.family, &recall.key, |entry| peek(entry, &epochs, at.now));
     match hit {
-        Some(Hit::Holds) => true,
+        Some(Hit::Holds) => Known::Holds,
         Some(Hit::Stale { opened, .. }) => {
-            decide(maps, config, endpoint, &question(&key, family, opened)).reason == reason::FORWARDED
+            recall.question = question(&recall.key, quoted.family, opened);
+            Known::Ask
         }
-        Some(Hit::Gone) | None => false,
+        Some(Hit::Gone) | None => Known::Unsolicited,
     }
 }

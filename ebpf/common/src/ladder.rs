@@ -3,7 +3,7 @@
 use crate::policy::{PolicyEntry, flag};
 
 /// What policy says of one direction of one flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Decision {
     /// Whether the flow may pass, authentication aside.
     pub allow: bool,

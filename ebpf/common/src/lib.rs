@@ -10,7 +10,9 @@
 #[cfg(any(test, feature = "twin"))]
 extern crate std;
 
+pub mod action;
 pub mod addr;
+pub mod at;
 pub mod auth;
 pub mod budget;
 pub mod config;
@@ -20,7 +22,9 @@ pub mod endpoint;
 pub mod event;
 pub mod flow;
 pub mod frag;
+pub mod fragment;
 pub mod frame;
+pub mod guard;
 pub mod identity;
 pub mod ipcache;
 pub mod ladder;
@@ -35,6 +39,7 @@ pub mod pod;
 pub mod policy;
 pub mod proto;
 pub mod reason;
+pub mod related;
 pub mod report;
 #[cfg(any(test, feature = "twin"))]
 pub mod twin;

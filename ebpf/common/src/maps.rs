@@ -6,14 +6,17 @@ use crate::auth::{AuthKey, AuthValue, Bound};
 use crate::budget::SlotBudget;
 use crate::config::Config;
 use crate::ct::{CtEntry, CtKey};
+use crate::decide::Verdict;
 use crate::endpoint::{Endpoint, Epochs};
 use crate::event::Event;
+use crate::flow::Recall;
 use crate::frag::{FragKey, FragPorts};
 use crate::ipcache::IpEntry;
 use crate::packet::Packet;
 use crate::park::{Pending, PendingKey};
 use crate::policy::{PolicyEntry, PolicyKey};
-use crate::report::Dedup;
+use crate::report::{About, Dedup};
+use crate::wait::Wait;
 
 /// Facts that are too big for the 512 bytes of stack that a program has.
 #[repr(C)]
@@ -23,6 +26,14 @@ pub struct Scratch {
     pub packet: Packet,
     /// The packet that an ICMP error quotes.
     pub quoted: Packet,
+    /// What is known of its flow.
+    pub recall: Recall,
+    /// The verdict on its flow.
+    pub verdict: Verdict,
+    /// What a report would say.
+    pub about: About,
+    /// What becomes of it while its pair has no proof.
+    pub wait: Wait,
 }
 
 /// The tables and the clocks. `None` is "not there"; nothing here fails otherwise.

@@ -37,6 +37,10 @@ pub struct Packet {
     pub fragment_id: u32,
     /// Where the transport header starts.
     pub transport: u32,
+    /// Bytes from there to the end of the packet.
+    pub available: u32,
+    /// Offset of this fragment in its datagram, in bytes.
+    pub fragment_offset: u32,
     /// Source port.
     pub source_port: u16,
     /// Destination port.
@@ -49,13 +53,20 @@ pub struct Packet {
     pub tcp_flags: u8,
     /// Time to live, hop limit.
     pub hops: u8,
-    /// It is the first fragment of several.
-    pub first_fragment: bool,
+    /// More fragments follow this one.
+    pub more_fragments: bool,
     /// What kind of thing it is.
     pub kind: Kind,
 }
 
 impl Packet {
+    /// It is the first fragment of several.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_first_fragment(&self) -> bool {
+        self.more_fragments && self.fragment_offset == 0
+    }
+
     /// Asks to open a TCP connection.
     #[must_use]
     #[inline(always)]

@@ -83,6 +83,12 @@ pub const fn field_number(reason: u8) -> u8 {
     }
 }
 
+/// Turns a reason that a step gave into a way out.
+#[inline(always)]
+pub const fn check(reason: u8) -> Result<(), u8> {
+    if reason == FORWARDED { Ok(()) } else { Err(reason) }
+}
+
 /// All reasons with the words the field uses for them, in the order of their numbers.
 pub const ALL: &[(u8, &str)] = &[
     (FORWARDED, "Forwarded"),

@@ -46,7 +46,7 @@ pub struct About {
 }
 
 /// Reports, unless the same was reported less than a second ago or the endpoint's share is used up.
-#[inline(always)]
+#[inline(never)]
 pub fn report<M: Maps>(maps: &M, about: &About, packet: &Packet, now: u64) {
     let hash = hash(about, packet);
     let cell = hash & (limits::DEDUP_CELLS - 1);
@@ -64,7 +64,7 @@ pub fn report<M: Maps>(maps: &M, about: &About, packet: &Packet, now: u64) {
 }
 
 /// Sends the event as it is.
-#[inline(always)]
+#[inline(never)]
 pub fn send<M: Maps>(maps: &M, about: &About, packet: &Packet, suppressed: u32, suppressed_other: u32) {
     maps.emit(about.direction, about.reason, || Event {
         time: maps.boot_now(),

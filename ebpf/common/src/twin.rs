@@ -210,9 +210,8 @@ impl Maps for Twin {
 
     fn with_scratch<R>(&self, work: impl FnOnce(&mut Scratch) -> R) -> Option<R> {
         // What an earlier packet left must not matter: fill it with what would be noticed.
-        let stale =
-            Packet { tcp_flags: 0xff, first_fragment: true, fragment_id: 0xdead, ..Packet::default() };
-        Some(work(&mut Scratch { packet: stale, quoted: stale }))
+        let stale = Packet { tcp_flags: 0xff, more_fragments: true, transport: 0xdead, ..Packet::default() };
+        Some(work(&mut Scratch { packet: stale, quoted: stale, ..Scratch::default() }))
     }
 
     fn add(counter: &mut u64, amount: u64) {

@@ -5,6 +5,7 @@ use core::mem::MaybeUninit;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::bpf_skb_load_bytes;
 use aya_ebpf::programs::TcContext;
+use countersign_ebpf_common::action::Errand;
 use countersign_ebpf_common::frame::Frame;
 use countersign_ebpf_common::park::{MARK, MARK_MASK};
 
@@ -28,30 +29,25 @@ impl Skb {
         self.raw
     }
 
-    /// Interface the program is attached to.
-    #[inline(always)]
-    pub fn ifindex(&self) -> u32 {
-        // SAFETY: the context is valid for the run of the program; the same below.
-        unsafe { (*self.raw).ifindex }
-    }
-
     #[inline(always)]
     pub fn set_mark(&self, mark: u32) {
         // SAFETY: see above.
         unsafe { (*self.raw).mark = mark }
     }
 
-    /// How many times the packet has been parked, from the mark that it came back with. The mark is taken
-    /// off: it means something to us only. A mark that somebody else set that way costs him a place, no more.
+    /// Where the packet is, and how many times it has been parked, from the mark that it came back with. The
+    /// mark is taken off: it means something to us only. A mark that somebody else set that way costs him a
+    /// place, no more.
     #[inline(always)]
-    pub fn take_round(&self) -> u8 {
-        // SAFETY: see above.
-        let mark = unsafe { (*self.raw).mark };
-        if mark & MARK_MASK != MARK {
-            return 0;
+    pub fn errand(&self) -> Errand {
+        // SAFETY: the context is valid for the run of the program; the same below.
+        let (ifindex, mark) = unsafe { ((*self.raw).ifindex, (*self.raw).mark) };
+        let mut errand = Errand { ifindex, ..Errand::default() };
+        if mark & MARK_MASK == MARK {
+            self.set_mark(0);
+            errand.round = (mark & !MARK_MASK) as u8;
         }
-        self.set_mark(0);
-        (mark & !MARK_MASK) as u8
+        errand
     }
 }
 

@@ -1,6 +1,5 @@
 //! The IPv6 header and its extension headers (RFC 8200).
 
-use super::Seen;
 use crate::addr::{Addr, V6};
 use crate::frame::{Frame, be16};
 use crate::limits;
@@ -9,7 +8,7 @@ use crate::proto::ext;
 use crate::reason;
 
 #[inline(always)]
-pub(super) fn header<F: Frame + ?Sized>(frame: &F, at: u32, packet: &mut Packet) -> Result<Seen, u8> {
+pub(super) fn header<F: Frame + ?Sized>(frame: &F, at: u32, packet: &mut Packet) -> Result<(), u8> {
     let Some(h) = frame.load::<8>(at) else { return Err(reason::INVALID_PACKET) };
     let Some(source) = frame.load::<16>(at.wrapping_add(8)) else { return Err(reason::INVALID_PACKET) };
     packet.source = Addr::v6(source);
@@ -38,13 +37,12 @@ fn extensions<F: Frame + ?Sized>(
     start: u32,
     end: u32,
     packet: &mut Packet,
-) -> Result<Seen, u8> {
+) -> Result<(), u8> {
     let (mut next, mut at) = (first, start);
-    let mut seen = Seen { available: 0, offset: 0, more: false };
     let (mut walked, mut fragment) = (0, false);
     while is_extension(next) {
         let misplaced = (next == ext::HOP_BY_HOP && walked != 0) || (next == ext::FRAGMENT && fragment);
-        let forbidden = misplaced || seen.more || seen.offset != 0;
+        let forbidden = misplaced || packet.more_fragments || packet.fragment_offset != 0;
         if walked == limits::EXTENSION_HEADERS || forbidden || at.wrapping_add(8) > end {
             return Err(reason::INVALID_EXTENSION_HEADER);
         }
@@ -53,8 +51,8 @@ fn extensions<F: Frame + ?Sized>(
         match next {
             ext::FRAGMENT => {
                 let word = be16(h[2], h[3]);
-                seen.offset = u32::from(word & 0xfff8);
-                seen.more = word & 1 != 0;
+                packet.fragment_offset = u32::from(word & 0xfff8);
+                packet.more_fragments = word & 1 != 0;
                 fragment = true;
                 packet.fragment_id = u32::from_ne_bytes([h[4], h[5], h[6], h[7]]);
             }
@@ -70,8 +68,8 @@ fn extensions<F: Frame + ?Sized>(
     }
     packet.protocol = next;
     packet.transport = at;
-    seen.available = end.wrapping_sub(at);
-    Ok(seen)
+    packet.available = end.wrapping_sub(at);
+    Ok(())
 }
 
 #[inline(always)]

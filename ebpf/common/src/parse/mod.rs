@@ -33,38 +33,41 @@ pub fn ethernet<F: Frame + ?Sized>(frame: &F) -> Option<Ethernet> {
     Some(Ethernet { destination: [a, b, c, d, e, f], source: [g, h, i, j, k, l], ethertype: be16(t1, t0) })
 }
 
-/// Reads the IP packet behind the Ethernet header into a packet that is [`Packet::default`]. Where it fails, what
-/// could be read is there, for the report.
-#[inline(always)]
-pub fn ip<F: Frame + ?Sized>(frame: &F, ethertype: u16, packet: &mut Packet) -> Result<(), u8> {
-    let seen = match ethertype {
-        ether::IPV4 => ipv4::header(frame, ETHERNET, packet)?,
-        ether::IPV6 => ipv6::header(frame, ETHERNET, packet)?,
-        ether::VLAN | ether::QINQ => return Err(reason::VLAN),
-        _ => return Err(reason::UNSUPPORTED_L2),
-    };
-    if seen.offset != 0 && crate::packet::has_ports(packet.protocol) {
-        transport::check_later_fragment(packet, seen.offset)?;
-        packet.kind = Kind::LaterFragment;
-        return Ok(());
+/// Reads the IP packet behind the Ethernet header into a packet that is [`Packet::default`], and gives
+/// [`reason::FORWARDED`] or why it cannot be read. What could be read is there all the same, for the report.
+///
+/// Not inlined: what is known of a packet after this is in memory, not in the paths that lead here, which
+/// spares the kernel's verifier most of its work.
+#[inline(never)]
+pub fn ip<F: Frame + ?Sized>(frame: &F, ethertype: u16, packet: &mut Packet) -> u8 {
+    match network(frame, ethertype, packet).and_then(|()| beyond(frame, packet)) {
+        Ok(()) => reason::FORWARDED,
+        Err(reason) => reason,
     }
-    packet.first_fragment = seen.more && seen.offset == 0;
-    transport::header(frame, seen.available, packet)?;
-    if packet.first_fragment && !matches!(packet.kind, Kind::Flow | Kind::EchoRequest | Kind::EchoReply) {
+}
+
+#[inline(always)]
+fn network<F: Frame + ?Sized>(frame: &F, ethertype: u16, packet: &mut Packet) -> Result<(), u8> {
+    match ethertype {
+        ether::IPV4 => ipv4::header(frame, ETHERNET, packet),
+        ether::IPV6 => ipv6::header(frame, ETHERNET, packet),
+        ether::VLAN | ether::QINQ => Err(reason::VLAN),
+        _ => Err(reason::UNSUPPORTED_L2),
+    }
+}
+
+#[inline(always)]
+fn beyond<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> Result<(), u8> {
+    if packet.fragment_offset != 0 && crate::packet::has_ports(packet.protocol) {
+        packet.kind = Kind::LaterFragment;
+        return transport::check_later_fragment(packet);
+    }
+    transport::header(frame, packet)?;
+    if packet.is_first_fragment() && !matches!(packet.kind, Kind::Flow | Kind::EchoRequest | Kind::EchoReply)
+    {
         return Err(reason::FRAG_NOSUPPORT);
     }
     Ok(())
-}
-
-/// What the network header says about what follows it.
-#[derive(Clone, Copy)]
-struct Seen {
-    /// Bytes of the payload.
-    available: u32,
-    /// Offset of this fragment in bytes.
-    offset: u32,
-    /// More fragments follow.
-    more: bool,
 }
 
 /// Only who sends to whom: for the wire, where that is all that matters.

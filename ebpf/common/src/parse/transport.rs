@@ -19,15 +19,15 @@ const fn required(protocol: u8) -> u32 {
 
 /// A later fragment that lies over the transport header would change what was examined (RFC 1858, RFC 3128).
 #[inline(always)]
-pub(super) fn check_later_fragment(packet: &Packet, offset: u32) -> Result<(), u8> {
-    if offset < required(packet.protocol) { Err(reason::FRAG_INVALID) } else { Ok(()) }
+pub(super) fn check_later_fragment(packet: &Packet) -> Result<(), u8> {
+    if packet.fragment_offset < required(packet.protocol) { Err(reason::FRAG_INVALID) } else { Ok(()) }
 }
 
 /// Fills in ports, flags and kind.
 #[inline(always)]
-pub(super) fn header<F: Frame + ?Sized>(frame: &F, available: u32, packet: &mut Packet) -> Result<(), u8> {
-    if available < required(packet.protocol) {
-        return Err(if packet.first_fragment { reason::FRAG_INVALID } else { reason::TRUNCATED });
+pub(super) fn header<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> Result<(), u8> {
+    if packet.available < required(packet.protocol) {
+        return Err(if packet.is_first_fragment() { reason::FRAG_INVALID } else { reason::TRUNCATED });
     }
     match packet.protocol {
         proto::TCP => {
@@ -92,11 +92,20 @@ fn icmp6(kind: u8) -> Result<Kind, u8> {
 }
 
 /// The packet that an ICMP error is about: addresses, protocol and ports of its first bytes. It must be of
-/// the same family, not a later fragment, and without extension headers.
-#[inline(always)]
-pub fn embedded<F: Frame + ?Sized>(frame: &F, error: &Packet, inner: &mut Packet) -> Result<(), u8> {
-    let at = error.transport.wrapping_add(8);
+/// the same family, not a later fragment, and without extension headers. Gives [`reason::FORWARDED`], or
+/// [`reason::ICMP_UNRELATED`] where it cannot be read.
+#[inline(never)]
+pub fn embedded<F: Frame + ?Sized>(frame: &F, error: &Packet, inner: &mut Packet) -> u8 {
     *inner = Packet { family: error.family, ..Packet::default() };
+    match embedded_addresses(frame, error, inner).and_then(|()| embedded_ports(frame, inner)) {
+        Ok(()) => reason::FORWARDED,
+        Err(reason) => reason,
+    }
+}
+
+#[inline(always)]
+fn embedded_addresses<F: Frame + ?Sized>(frame: &F, error: &Packet, inner: &mut Packet) -> Result<(), u8> {
+    let at = error.transport.wrapping_add(8);
     if error.family == V4 {
         let Some(h) = frame.load::<20>(at) else { return Err(reason::ICMP_UNRELATED) };
         let length = u32::from(h[0] & 15).wrapping_mul(4);
@@ -121,7 +130,7 @@ pub fn embedded<F: Frame + ?Sized>(frame: &F, error: &Packet, inner: &mut Packet
         inner.destination = Addr::v6(destination);
         inner.transport = at.wrapping_add(40);
     }
-    embedded_ports(frame, inner)
+    Ok(())
 }
 
 #[inline(always)]

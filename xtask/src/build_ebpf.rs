@@ -75,22 +75,22 @@ fn newest(root: &Path) -> Result<Option<SystemTime>> {
 
 /// A compiler with the sources of `core`, which the target has no ready-made build of.
 enum Toolchain {
+    /// The one that `setup` linked as `bpf`, and built bpf-linker for.
+    Linked,
     /// A nightly that rustup has fetched, with its rust-src.
     Nightly,
-    /// The distribution's compiler, linked into rustup as `bpf`.
-    Linked,
 }
 
 impl Toolchain {
     fn find() -> Result<Self> {
-        if has_sources("nightly") {
-            return Ok(Self::Nightly);
-        }
         if has_sources("bpf") {
             return Ok(Self::Linked);
         }
+        if has_sources("nightly") {
+            return Ok(Self::Nightly);
+        }
         bail!(
-            "no compiler for eBPF: `rustup toolchain install nightly --component rust-src`, or install \
+            "no compiler for eBPF: `make setup` finds or installs one; by hand, `rustup toolchain install nightly --component rust-src`, or install \
              rustc 1.96 or later with its sources from your distribution and `rustup toolchain link bpf /usr`"
         )
     }

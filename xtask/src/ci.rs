@@ -26,6 +26,8 @@ struct Outcome {
 
 const LINT: &[Step] = &[
     Step { name: "fmt", run: || check(fmt) },
+    // The loader embeds the programs: without them it is not even linted.
+    Step { name: "ebpf", run: || check(crate::build_ebpf::run) },
     Step { name: "clippy", run: || check(clippy) },
     Step { name: "deps", run: || check(crate::deps::run) },
     Step { name: "size", run: || check(crate::size::run) },

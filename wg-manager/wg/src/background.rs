@@ -99,3 +99,13 @@ pub fn harden() {
     use nix::sys::resource::{Resource, setrlimit};
     let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
 }
+
+/// A panic in one task would leave a device that looks alive and carries nothing. Whoever supervises the
+/// process starts it again.
+pub fn end_on_panic() {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        default(info);
+        std::process::abort();
+    }));
+}

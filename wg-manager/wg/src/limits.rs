@@ -18,8 +18,8 @@ pub const MAX_SEGMENTS: usize = 64;
 pub const MAX_SEND: usize = 65_000;
 /// Socket buffers. Several milliseconds at 10 Gbit/s: bursts of one batch of large packets must fit.
 pub const SOCKET_BUFFER: usize = 7 * 1024 * 1024;
-/// How often the device's MTU is looked at (somebody may change it).
-pub const MTU_EVERY: Duration = Duration::from_secs(1);
+/// How often the device is looked at: somebody may change its MTU, or delete it.
+pub const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often peers with a keepalive and without a session are given a push. The core gives up on a silent
 /// peer after 90 s, and would only try again when there is a packet to send.
 pub const PUSH_EVERY: Duration = Duration::from_secs(5);

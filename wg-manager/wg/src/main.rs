@@ -27,6 +27,9 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Mutex;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::args::Args;
 use crate::background::Ready;
@@ -49,7 +52,8 @@ fn main() -> ExitCode {
 
 fn foreground(args: &Args) -> anyhow::Result<()> {
     background::detach();
-    tracing_subscriber::fmt().with_max_level(args.log_level).with_writer(std::io::stderr).init();
+    log(args.log_level);
+    background::end_on_panic();
     let workers =
         std::thread::available_parallelism().map_or(2, |count| count.get().clamp(2, limits::WORKERS));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
@@ -61,7 +65,7 @@ fn foreground(args: &Args) -> anyhow::Result<()> {
 
 async fn run(args: &Args) -> anyhow::Result<()> {
     let mut ready = Ready::new(args.ready_fd);
-    let (plane, server) = match start(args).await {
+    let (tun, server) = match start(args).await {
         Ok(started) => {
             ready.tell(&Ok(()));
             started
@@ -73,38 +77,45 @@ async fn run(args: &Args) -> anyhow::Result<()> {
         }
     };
     tracing::info!(interface = args.interface, mtu = args.mtu, "ready");
-    let result = serve(&plane, &server).await;
+    let plane = Arc::new(Mutex::new(Plane::new(tun.clone())));
+    let result = serve(tun, &plane, &server).await;
     plane.lock().await.stop().await;
     tracing::info!(interface = args.interface, "end");
     result
 }
 
-async fn start(args: &Args) -> anyhow::Result<(Arc<Mutex<Plane>>, Server)> {
+async fn start(args: &Args) -> anyhow::Result<(Tun, Server)> {
     let name = &args.interface;
     let tun = Tun::create(name, args.mtu).with_context(|| format!("creating the TUN device {name}"))?;
     let server = Server::bind(name).await.with_context(|| format!("listening on {name}.sock"))?;
-    Ok((Arc::new(Mutex::new(Plane::new(tun))), server))
+    Ok((tun, server))
 }
 
-async fn serve(plane: &Arc<Mutex<Plane>>, server: &Server) -> anyhow::Result<()> {
+async fn serve(mut tun: Tun, plane: &Arc<Mutex<Plane>>, server: &Server) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
         served = server.run(Arc::clone(plane)) => served.context("configuration socket"),
-        failed = watch(plane) => failed,
+        () = tun.gone() => Err(anyhow::anyhow!("the device was deleted")),
+        () = push(plane) => Ok(()),
     }
 }
 
-/// Pushes silent peers from time to time, and ends when the device has failed.
-async fn watch(plane: &Mutex<Plane>) -> anyhow::Result<()> {
+/// Gives silent peers a push from time to time. Never ends.
+async fn push(plane: &Mutex<Plane>) {
     loop {
         tokio::time::sleep(limits::PUSH_EVERY).await;
-        let mut plane = plane.lock().await;
-        plane.push().await;
-        if tokio::time::timeout(Duration::ZERO, plane.failed()).await.is_ok() {
-            anyhow::bail!("the device is gone");
-        }
+        plane.lock().await.push().await;
     }
+}
+
+/// Ours as asked for. The core reports every reconfiguration as an error, so it is heard only by those who
+/// look closely.
+fn log(level: tracing::Level) {
+    let core = if level > tracing::Level::INFO { LevelFilter::from_level(level) } else { LevelFilter::OFF };
+    let filter = Targets::new().with_default(level).with_target("gotatun", core);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    tracing_subscriber::registry().with(lines).with(filter).init();
 }

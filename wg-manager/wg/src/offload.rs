@@ -340,3 +340,6 @@ impl Group {
         packet.get(header..).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -41,14 +41,6 @@ impl Plane {
         Self { tun, config: Config::default(), fwmark: 0, running: None, handshakes: BTreeMap::new() }
     }
 
-    /// Ends when the device has failed for good (somebody deleted it). Never, while it has no key.
-    pub async fn failed(&mut self) {
-        match &mut self.running {
-            Some(device) => device.wait().await,
-            None => std::future::pending().await,
-        }
-    }
-
     /// Stop carrying packets.
     pub async fn stop(&mut self) {
         if let Some(device) = self.running.take() {
@@ -88,22 +80,29 @@ impl Plane {
             self.stop().await;
             return Ok(());
         };
-        let fresh = Config { listen_port: before.listen_port, ..Config::default() };
-        let (device, before) = match self.running.take() {
-            Some(device) => (device, before),
-            None => (self.start().await?, &fresh),
+        let (device, before, mark) = match self.running.take() {
+            Some(device) => (device, before, self.fwmark),
+            None => (self.start().await?, &Config::default(), 0),
         };
-        let device = self.running.insert(device);
-        let written = write(device, before, after, (self.fwmark, fwmark), request).await;
-        if let Err(error) = written {
+        if let Err(error) = write(&device, before, after, (mark, fwmark), request).await {
             tracing::warn!(%error, "the device could not be configured");
-            // The sockets are closed by now: open them where they were.
-            let port = before.listen_port;
-            let _ = device.write(async |device| device.set_listen_port(port)).await;
+            if before.private_key.is_some() {
+                self.restore(device, before.listen_port).await;
+            }
             return Err(errno(&error));
         }
+        self.running = Some(device);
         tracing::debug!(public_key = %key.public(), "configured");
         Ok(())
+    }
+
+    /// The port could not be had, and the sockets are closed: open them where they were.
+    async fn restore(&mut self, device: Device<Transports>, port: u16) {
+        let restored = device.write(async |device| device.set_listen_port(port)).await;
+        if let Err(error) = restored {
+            tracing::error!(%error, port, "the old port cannot be had either");
+        }
+        self.running = Some(device);
     }
 
     async fn start(&self) -> Result<Device<Transports>, Errno> {

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::vec::Drain;
 
 use gotatun::packet::{Ip, Packet, PacketBufPool};
@@ -11,7 +11,7 @@ use gotatun::tun::{IpRecv, IpSend, MtuWatcher};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 
-use crate::limits::{BATCH, MAX_PACKET, MTU_EVERY, TUN_QUEUE, TUN_READS};
+use crate::limits::{BATCH, LOOK_EVERY, MAX_PACKET, TUN_QUEUE, TUN_READS};
 use crate::offload::{self, VNET_HDR, VnetHdr};
 use crate::tun_sys;
 
@@ -20,6 +20,7 @@ use crate::tun_sys;
 pub struct Tun {
     fd: Arc<AsyncFd<File>>,
     mtu: MtuWatcher,
+    gone: watch::Receiver<bool>,
     /// To the task that joins packets and writes them.
     writer: mpsc::Sender<Packet<Ip>>,
 }
@@ -45,7 +46,16 @@ impl Tun {
         let fd = Arc::new(unsafe { AsyncFd::register(file) }?);
         let (writer, packets) = mpsc::channel(TUN_QUEUE);
         tokio::spawn(write_packets(Arc::clone(&fd), packets));
-        Ok(Self { fd, mtu: watch_mtu(name.to_owned(), mtu), writer })
+        let (mtu, mtus) = watch::channel(mtu);
+        let (gone, ends) = watch::channel(false);
+        tokio::spawn(watch(Arc::downgrade(&fd), mtu, gone));
+        Ok(Self { fd, mtu: MtuWatcher::from(mtus), gone: ends, writer })
+    }
+
+    /// Returns when somebody has deleted the device.
+    pub async fn gone(&mut self) {
+        // An error would mean that the task has ended, which it does only after saying so.
+        let _ = self.gone.wait_for(|gone| *gone).await;
     }
 
     /// An end to read packets from. There should be one at a time.
@@ -63,18 +73,26 @@ fn no_link_local_address(name: &str) {
     }
 }
 
-fn watch_mtu(name: String, mtu: u16) -> MtuWatcher {
-    let (sender, receiver) = watch::channel(mtu);
-    tokio::spawn(async move {
-        while !sender.is_closed() {
-            tokio::time::sleep(MTU_EVERY).await;
-            // Fails when the device was moved to another namespace; then it stays as it was.
-            if let Ok(now) = tun_sys::mtu(&name) {
-                sender.send_if_modified(|mtu| std::mem::replace(mtu, now) != now);
+/// Looks at the device from time to time, until nobody wants to know any more.
+async fn watch(fd: Weak<AsyncFd<File>>, mtu: watch::Sender<u16>, gone: watch::Sender<bool>) {
+    while let Some(fd) = fd.upgrade() {
+        // It may have been renamed.
+        match tun_sys::name(fd.get_ref()) {
+            Ok(name) => {
+                // Fails when the device was moved to another namespace; then it stays as it was.
+                if let Ok(now) = tun_sys::mtu(&name) {
+                    mtu.send_if_modified(|mtu| std::mem::replace(mtu, now) != now);
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the device is gone");
+                gone.send_replace(true);
+                return;
             }
         }
-    });
-    MtuWatcher::from(receiver)
+        drop(fd);
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 impl IpRecv for Reader {

@@ -41,6 +41,15 @@ pub fn mtu(name: &str) -> io::Result<u16> {
     u16::try_from(mtu).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
 }
 
+/// The name of the device that `file` is. An error, if it is none any more.
+pub fn name(file: &File) -> io::Result<String> {
+    let mut request = request("?")?;
+    // SAFETY: TUNGETIFF writes one ifreq, which `request` is, for the duration of the call.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNGETIFF, &raw mut request) })?;
+    let name = request.ifr_name.iter().map(|byte| *byte as u8).take_while(|byte| *byte != 0);
+    String::from_utf8(name.collect()).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
+}
+
 /// Device ioctls need some socket of the namespace.
 fn any_socket() -> io::Result<UdpSocket> {
     UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0))

@@ -15,9 +15,13 @@ use tokio::io::Interest;
 
 use crate::limits::{BATCH, MAX_SEGMENTS, MAX_SEND, SOCKET_BUFFER};
 
-/// Opens [`Socket`]s.
+/// Opens [`Socket`]s, and keeps the last one: the core stops and starts anew when anything about the device
+/// changes, and the port must not be lost in between (nor the datagrams that arrive then).
 #[derive(Default)]
-pub struct Factory(UdpSocketFactory);
+pub struct Factory {
+    inner: UdpSocketFactory,
+    last: Option<Socket>,
+}
 
 /// A socket for both IP versions.
 #[derive(Clone)]
@@ -32,7 +36,11 @@ impl UdpTransportFactory for Factory {
     type Recv = Socket;
 
     async fn bind(&mut self, params: &UdpTransportFactoryParams) -> io::Result<(Socket, Socket)> {
-        let (inner, _) = self.0.bind(params).await?;
+        if let Some(socket) = self.last.as_ref().filter(|last| last.has_port(params.port)) {
+            socket.set_fwmark(params.fwmark.unwrap_or(0))?;
+            return Ok((socket.clone(), socket.clone()));
+        }
+        let (inner, _) = self.inner.bind(params).await?;
         // Beyond the system's limit, as root may; if not, the default has to do.
         let grown = setsockopt(&inner, RcvBufForce, &SOCKET_BUFFER)
             .and_then(|()| setsockopt(&inner, SndBufForce, &SOCKET_BUFFER));
@@ -40,6 +48,7 @@ impl UdpTransportFactory for Factory {
             tracing::debug!(%error, "socket buffers stay small");
         }
         let socket = Socket { inner, joins: Arc::new(AtomicBool::new(true)) };
+        self.last = Some(socket.clone());
         Ok((socket.clone(), socket))
     }
 }
@@ -118,6 +127,10 @@ fn run_length(packets: &[(Packet, SocketAddr)]) -> usize {
 }
 
 impl Socket {
+    fn has_port(&self, port: u16) -> bool {
+        self.inner.local_addr().is_ok_and(|address| address.port() == port)
+    }
+
     /// Loses what cannot be sent, as UDP does.
     async fn send_run(&self, run: &[(Packet, SocketAddr)]) {
         if run.len() > 1 && self.joins.load(Ordering::Relaxed) {

@@ -143,11 +143,9 @@ impl Repository {
 
     /// Takes an identity out; returns the identities whose endpoints it concerned.
     pub fn remove_identity(&mut self, identity: u32) -> BTreeSet<u32> {
-        if self.identities.remove(&identity).is_none() {
-            return BTreeSet::new();
-        }
+        let Some(old) = self.identities.remove(&identity) else { return BTreeSet::new() };
         self.named_ports.remove(&identity);
-        let changed = self.selectors.remove(identity);
+        let changed = self.selectors.remove(identity, &old);
         let mut affected = self.users(&changed);
         affected.insert(identity);
         affected

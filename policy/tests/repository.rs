@@ -419,3 +419,120 @@ fn denials_come_first_and_removals_after_their_replacement() {
     let closed = position(&|op| matches!(op, Op::Delete(key, _) if key.identity == CLIENT));
     assert!(denied < opened && opened < closed, "{ops:?}");
 }
+
+/// The same signs as [`ingress`], for what web pods send.
+fn egress(specs: &[&str], packets: &[(u32, u8, u16)]) -> String {
+    let repository = with(specs);
+    let sign = |(peer, protocol, port): &(u32, u8, u16)| {
+        let decision = decision(&repository, Direction::Egress, *peer, *protocol, *port);
+        match (decision.allow, decision.deny_rule, decision.auth_type) {
+            (false, false, _) => '-',
+            (false, true, _) => 'x',
+            (true, _, 0) => '+',
+            (true, _, _) => 'a',
+        }
+    };
+    packets.iter().map(sign).collect()
+}
+
+#[test]
+fn what_pods_send_is_decided_by_egress_rules_alone() {
+    let db = "toEndpoints: [{matchLabels: {app: db}}]";
+    let packets = [
+        (DB, TCP, 5432),
+        (DB, UDP, 53),
+        (CLIENT, TCP, 80),
+        (reserved::HOST, TCP, 80),
+        (reserved::WORLD, TCP, 443),
+    ];
+    let table: &[(&[&str], &str)] = &[
+        (&[], "+++++"),
+        (&["ingress: [{}]"], "+++++"),
+        // The node is let in always, but not reached always.
+        (&["egress: [{}]"], "-----"),
+        (&[&format!("egress: [{{{db}}}]")], "++---"),
+        (&[&format!("egress: [{{{db}, toPorts: [{{ports: [{{port: '5432', protocol: TCP}}]}}]}}]")], "+----"),
+        (&["egress: [{toPorts: [{ports: [{port: '53', protocol: UDP}]}]}]"], "-+---"),
+        (&["egress: [{toEntities: [world]}]"], "----+"),
+        (&["egress: [{toEntities: [cluster]}]"], "++++-"),
+        (&["egress: [{toEntities: [host, world]}]"], "---++"),
+        (&["egress: [{toEntities: [all]}]", &format!("egressDeny: [{{{db}}}]")], "xx+++"),
+        (&[&format!("egress: [{{{db}, authentication: {{mode: required}}}}]")], "aa---"),
+        (
+            &[&format!(
+                "egress: [{{{db}, authentication: {{mode: required}}}}], enableDefaultDeny: {{egress: false}}"
+            )],
+            "aa+++",
+        ),
+    ];
+    for (specs, expected) in table {
+        assert_eq!(egress(specs, &packets), *expected, "{specs:?}");
+    }
+}
+
+#[test]
+fn icmp_is_a_protocol_of_its_own() {
+    // GHSA-c66w-hq56-4q97: what is allowed of TCP says nothing of ICMP, and one type nothing of another.
+    let packets = [(CLIENT, 1, 8), (CLIENT, 1, 0), (CLIENT, 58, 128), (CLIENT, 58, 8), (CLIENT, TCP, 8)];
+    let echo = "icmps: [{fields: [{type: EchoRequest}, {type: EchoRequest, family: IPv6}]}]";
+    let peer = "fromEndpoints: [{matchLabels: {app: client}}]";
+    let required = "authentication: {mode: required}";
+    assert_eq!(
+        ingress(&[&format!("ingress: [{{{peer}, toPorts: [{{ports: [{{port: '0'}}]}}]}}]")], &packets),
+        "----+"
+    );
+    assert_eq!(ingress(&[&format!("ingress: [{{{peer}, {echo}}}]")], &packets), "+-+--");
+    assert_eq!(ingress(&[&format!("ingress: [{{{echo}}}]")], &packets), "+-+--");
+    assert_eq!(ingress(&[&format!("ingress: [{{{peer}}}]")], &packets), "+++++");
+    assert_eq!(ingress(&[&format!("ingress: [{{{peer}, {echo}, {required}}}]")], &packets), "a-a--");
+    assert_eq!(
+        ingress(
+            &[&format!("ingress: [{{{peer}, {required}}}]"), &format!("ingress: [{{{echo}}}]")],
+            &packets
+        ),
+        "aaaaa"
+    );
+}
+
+#[test]
+fn wide_policies_and_namespaced_ones_add_up() {
+    let mut repository = with(&["ingress: [{fromEndpoints: [{matchLabels: {app: client}}]}]"]);
+    let allowed =
+        |repository: &Repository, peer| decision(repository, Direction::Ingress, peer, TCP, 80).allow;
+    assert!(allowed(&repository, CLIENT) && !allowed(&repository, OTHER));
+    repository.upsert_policy(wide("open", "{endpointSelector: {}, ingress: [{fromEndpoints: [{}]}]}"));
+    assert!(
+        allowed(&repository, CLIENT) && allowed(&repository, OTHER) && !allowed(&repository, reserved::WORLD)
+    );
+    let shut = "{endpointSelector: {}, ingressDeny: [{fromEndpoints: [{matchLabels: {app: client}}]}]}";
+    repository.upsert_policy(wide("shut", shut));
+    assert!(!allowed(&repository, CLIENT) && !allowed(&repository, OTHER) && allowed(&repository, DB));
+    let id = PolicyId {
+        kind: Kind::CiliumClusterwideNetworkPolicy,
+        namespace: String::new(),
+        name: "shut".into(),
+    };
+    repository.remove_policy(&id);
+    assert!(allowed(&repository, CLIENT) && allowed(&repository, OTHER));
+}
+
+#[test]
+fn pods_in_a_block_of_addresses_have_its_label() {
+    let text = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: p, namespace: shop}, \
+                spec: {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}}]}]}}";
+    let mut repository = with(&["egress: [{toCIDR: [10.0.0.0/24]}]"]);
+    repository.upsert_policy(parse(&yaml::parse(text).unwrap().remove(0), &Settings::default()).unwrap());
+    let of = |addresses: &[&str]| {
+        let addresses: Vec<_> = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        repository.pod_cidrs(&addresses).iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(of(&["10.0.0.1"]), ["10.0.0.0/8"], "toCIDR is not about pods");
+    assert_eq!(of(&["10.1.0.1", "fd00::1"]), ["10.1.0.0/16"]);
+    assert!(of(&["192.168.0.1"]).is_empty());
+    for (number, block, passes) in [(3000, "10.0.0.0/8", true), (3001, "10.1.0.0/16", false)] {
+        let mut labels = labels("other", "client");
+        labels.insert(Source::Cidr, block, "");
+        repository.upsert_identity(number, labels);
+        assert_eq!(decision(&repository, Direction::Ingress, number, TCP, 80).allow, passes, "{block}");
+    }
+}

@@ -15,6 +15,8 @@ pub(super) struct SelectorCache {
     entries: BTreeMap<SelectorId, Entry>,
     /// Selectors by the one namespace that they demand, if they do: an identity is tried against few of them.
     by_namespace: BTreeMap<Option<String>, BTreeSet<SelectorId>>,
+    /// Identities by their namespace, for the reverse.
+    residents: BTreeMap<String, BTreeSet<u32>>,
     next: SelectorId,
 }
 
@@ -46,12 +48,22 @@ impl SelectorCache {
     fn add(&mut self, selector: &Selector, identities: &BTreeMap<u32, Labels>) -> SelectorId {
         let id = self.next;
         self.next += 1;
-        let chosen = identities.iter().filter(|(_, labels)| selector.matches(labels));
-        let matches = chosen.map(|(identity, _)| *identity).collect();
+        let matches = self.choose(selector, identities);
         self.ids.insert(selector.clone(), id);
         self.by_namespace.entry(namespace_of(selector)).or_default().insert(id);
         self.entries.insert(id, Entry { selector: selector.clone(), users: BTreeSet::new(), matches });
         id
+    }
+
+    fn choose(&self, selector: &Selector, identities: &BTreeMap<u32, Labels>) -> BTreeSet<u32> {
+        let matches = |(identity, labels): (&u32, &Labels)| selector.matches(labels).then_some(*identity);
+        match selector.demanded(POD_NAMESPACE) {
+            None => identities.iter().filter_map(matches).collect(),
+            Some(namespace) => {
+                let residents = self.residents.get(namespace).into_iter().flatten();
+                residents.filter_map(|number| identities.get_key_value(number)).filter_map(matches).collect()
+            }
+        }
     }
 
     /// Drops `user` from the selector, and the selector with its last user.
@@ -75,6 +87,7 @@ impl SelectorCache {
 
     /// Takes a new or relabelled identity in; returns the selectors that choose it and did not, or the reverse.
     pub(super) fn upsert(&mut self, identity: u32, old: Option<&Labels>, new: &Labels) -> Vec<SelectorId> {
+        self.move_house(identity, old, Some(new));
         let mut namespaces = BTreeSet::from([None, new.namespace().map(str::to_owned)]);
         namespaces.extend(old.map(|labels| labels.namespace().map(str::to_owned)));
         let mut changed = Vec::new();
@@ -92,8 +105,23 @@ impl SelectorCache {
         changed
     }
 
+    fn move_house(&mut self, identity: u32, old: Option<&Labels>, new: Option<&Labels>) {
+        if let Some(namespace) = old.and_then(Labels::namespace)
+            && let Some(residents) = self.residents.get_mut(namespace)
+        {
+            residents.remove(&identity);
+            if residents.is_empty() {
+                self.residents.remove(namespace);
+            }
+        }
+        if let Some(namespace) = new.and_then(Labels::namespace) {
+            self.residents.entry(namespace.to_owned()).or_default().insert(identity);
+        }
+    }
+
     /// Takes an identity out; returns the selectors that chose it.
-    pub(super) fn remove(&mut self, identity: u32) -> Vec<SelectorId> {
+    pub(super) fn remove(&mut self, identity: u32, old: &Labels) -> Vec<SelectorId> {
+        self.move_house(identity, Some(old), None);
         let chose = |(id, entry): (&SelectorId, &mut Entry)| entry.matches.remove(&identity).then_some(*id);
         self.entries.iter_mut().filter_map(chose).collect()
     }

@@ -47,7 +47,7 @@ fn check_reason(repository: &Repository, answer: &naive::Answer, rule_id: u32) {
 }
 
 proptest! {
-    #![proptest_config(cases(100))]
+    #![proptest_config(cases(60))]
 
     #[test]
     fn the_maps_decide_as_the_oracle(documents in generate::documents()) {

@@ -536,3 +536,56 @@ fn pods_in_a_block_of_addresses_have_its_label() {
         assert_eq!(decision(&repository, Direction::Ingress, number, TCP, 80).allow, passes, "{block}");
     }
 }
+
+/// Applies the first `count` operations.
+fn after(
+    old: &countersign_policy::EndpointPolicy,
+    ops: &[Op],
+    count: usize,
+) -> countersign_policy::EndpointPolicy {
+    let mut state = old.clone();
+    for op in &ops[..count] {
+        match op {
+            Op::SetExact(key, entry) => drop(state.exact.insert(*key, *entry)),
+            Op::DeleteExact(key) => drop(state.exact.remove(key)),
+            Op::Set(key, bits, entry) => drop(state.entries.insert((*key, *bits), *entry)),
+            Op::Delete(key, bits) => drop(state.entries.remove(&(*key, *bits))),
+        }
+    }
+    state
+}
+
+#[test]
+fn authentication_is_never_lost_on_the_way() {
+    // What is required of one peer by name becomes required of a port, and the reverse; at no point is it neither.
+    let peer = "fromEndpoints: [{matchLabels: {app: client}}]";
+    let port = "toPorts: [{ports: [{port: '1', endPort: 1000, protocol: TCP}]}]";
+    let required = "authentication: {mode: required}";
+    let by_peer = format!("ingress: [{{{peer}, {required}}}, {{fromEntities: [all]}}]");
+    let by_port = format!("ingress: [{{{peer}, {port}, {required}}}, {{{port}}}]");
+    for (old, new) in [(&by_peer, &by_port), (&by_port, &by_peer)] {
+        let (old, new) = (with(&[old.as_str()]).resolve(WEB, 1), with(&[new.as_str()]).resolve(WEB, 1));
+        let ops = diff(&old, &new);
+        assert!(!ops.is_empty());
+        for count in 0..=ops.len() {
+            let got = after(&old, &ops, count).lookup(Direction::Ingress, CLIENT, TCP, 80);
+            assert!(got.allow && got.auth_type == 1, "after {count} of {ops:#?}");
+        }
+        assert_eq!(after(&old, &ops, ops.len()).entries, new.entries);
+    }
+}
+
+#[test]
+fn a_changed_rule_touches_its_own_entries_only() {
+    let ports = |last: u16| {
+        let range = format!("{{port: '2000', endPort: {last}, protocol: TCP}}");
+        format!(
+            "ingress: [{{fromEndpoints: [{{}}], toPorts: [{{ports: [{{port: '80', protocol: TCP}}, {range}]}}]}}]"
+        )
+    };
+    let (old, new) = (with(&[&ports(2003)]).resolve(WEB, 1), with(&[&ports(2007)]).resolve(WEB, 1));
+    for op in diff(&old, &new) {
+        let (Op::SetExact(key, _) | Op::DeleteExact(key) | Op::Set(key, ..) | Op::Delete(key, _)) = op;
+        assert_eq!(u16::from_be(key.port_be), 2000, "{op:?}");
+    }
+}

@@ -16,6 +16,8 @@ pub mod at;
 pub mod auth;
 pub mod budget;
 pub mod config;
+#[cfg(any(test, feature = "twin"))]
+pub mod craft;
 pub mod ct;
 pub mod decide;
 pub mod endpoint;
@@ -41,6 +43,8 @@ pub mod proto;
 pub mod reason;
 pub mod related;
 pub mod report;
+#[cfg(test)]
+mod tests;
 #[cfg(any(test, feature = "twin"))]
 pub mod twin;
 pub mod wait;

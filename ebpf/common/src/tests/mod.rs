@@ -1,0 +1,13 @@
+//! Tests on the twin. Every packet goes through the very code that runs in the kernel.
+
+mod flows;
+mod guard;
+mod ladder;
+mod layout;
+mod oracle;
+mod parking;
+mod parsing;
+mod proofs;
+mod reports;
+mod scene;
+mod wire;

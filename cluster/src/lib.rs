@@ -7,6 +7,7 @@
 //! one number, with no leader.
 #![forbid(unsafe_code)]
 
+mod accepted;
 mod change;
 mod files;
 mod identity;

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use countersign_policy::Settings;
 
+use crate::accepted::Accepted;
 use crate::change::Problem;
 use crate::limits::{FILE_BYTES, FILES, QUIET};
 use crate::object::{Entry, Role, parse};
@@ -19,6 +20,7 @@ pub(crate) struct Directory {
     pub(crate) role: Role,
     pub(crate) path: PathBuf,
     settings: Settings,
+    accepted: Option<Accepted>,
     pub(crate) files: BTreeMap<PathBuf, Known>,
     /// What is wrong with the directory itself.
     pub(crate) problem: Option<Problem>,
@@ -73,7 +75,13 @@ pub(crate) struct Looked {
 
 impl Directory {
     pub(crate) fn new(role: Role, path: PathBuf, settings: &Settings) -> Self {
-        Self { role, path, settings: settings.clone(), files: BTreeMap::new(), problem: None }
+        Self { role, path, settings: settings.clone(), accepted: None, files: BTreeMap::new(), problem: None }
+    }
+
+    /// Keeps copies of what is accepted, and starts from those there are.
+    pub(crate) fn with_copies(mut self, accepted: Option<Accepted>) -> Self {
+        self.accepted = accepted;
+        self
     }
 
     /// Reads what is new; `busy` says which files somebody is writing at this moment.
@@ -92,6 +100,9 @@ impl Directory {
         let before = self.files.len();
         self.files.retain(|path, _| listed.binary_search(path).is_ok());
         looked.changed |= self.files.len() != before;
+        if let Some(accepted) = self.accepted.as_ref().filter(|_| looked.changed || before == 0) {
+            accepted.retain(&listed);
+        }
         for path in listed.into_iter().take(FILES) {
             let of_file = self.look_at(path, &busy);
             looked.changed |= of_file.changed;
@@ -124,8 +135,31 @@ impl Directory {
             let meta = fs::symlink_metadata(&target).map_err(|error| error.to_string())?;
             Ok((target, Stamp::of(&meta)))
         });
+        let recalled = !self.files.contains_key(&path) && self.recall(&path);
+        let mut looked = self.look_into(path, read, busy);
+        looked.changed |= recalled;
+        looked
+    }
+
+    /// Starts a file that was not known with what it said when it was last accepted.
+    fn recall(&mut self, path: &Path) -> bool {
+        let Some(text) = self.accepted.as_ref().and_then(|accepted| accepted.recall(path)) else {
+            return false;
+        };
+        let entries = parse(self.role, path, &text, &self.settings).unwrap_or_default();
+        let recalled = !entries.is_empty();
+        self.files.insert(path.to_owned(), Known { entries, ..Known::default() });
+        recalled
+    }
+
+    fn look_into(
+        &mut self,
+        path: PathBuf,
+        found: Result<(PathBuf, Stamp), String>,
+        busy: &impl Fn(&Path) -> bool,
+    ) -> Looked {
         let known = self.files.entry(path.clone()).or_default();
-        let (target, stamp) = match read {
+        let (target, stamp) = match found {
             Ok(found) => found,
             Err(message) => return known.refuse(None, Problem::of_file(path, message)),
         };
@@ -140,7 +174,12 @@ impl Directory {
             Err(ReadError::Refused(message)) => known.refuse(Some(stamp), Problem::of_file(path, message)),
             Ok((_, after)) if after != stamp => Looked { changed: false, unsettled: true },
             Ok((text, stamp)) => match parse(self.role, &path, &text, &self.settings) {
-                Ok(entries) => known.accept(stamp, entries),
+                Ok(entries) => {
+                    if let Some(accepted) = &self.accepted {
+                        accepted.keep(&path, &text);
+                    }
+                    known.accept(stamp, entries)
+                }
                 Err(problem) => known.refuse(Some(stamp), problem),
             },
         }

@@ -18,6 +18,7 @@ use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::mpsc;
 
+use crate::accepted::Accepted;
 use crate::change::Change;
 use crate::limits::{CHANGES, QUIET, QUIET_AT_MOST, RESCAN, WRITER};
 use crate::object::Role;
@@ -33,12 +34,20 @@ pub struct DirConfig {
     pub status: PathBuf,
     /// What policies mean here.
     pub settings: Settings,
+    /// Where copies of accepted manifests are kept, so that a file which makes no sense at the next start leaves
+    /// in force what it said before it. A directory for this alone.
+    pub accepted: Option<PathBuf>,
 }
 
 impl DirConfig {
     /// These directories, and the defaults for all else.
     pub fn new(manifests: impl Into<PathBuf>, status: impl Into<PathBuf>) -> Self {
-        Self { manifests: manifests.into(), status: status.into(), settings: Settings::default() }
+        Self {
+            manifests: manifests.into(),
+            status: status.into(),
+            settings: Settings::default(),
+            accepted: None,
+        }
     }
 }
 
@@ -95,11 +104,12 @@ struct Closed;
 impl Watcher {
     fn new(config: &DirConfig, sender: mpsc::Sender<Change>, stop: Arc<AtomicBool>) -> Self {
         let directory = |role, path: PathBuf| Directory::new(role, path, &config.settings);
+        let accepted = config.accepted.as_deref().and_then(Accepted::open);
         let status = |name: &str| config.status.join(name);
         let directories = vec![
             // First, so that what a node says of itself outranks a manifest of the same name.
             directory(Role::NodeStatus, status("nodes")),
-            directory(Role::Manifest, config.manifests.clone()),
+            directory(Role::Manifest, config.manifests.clone()).with_copies(accepted),
             directory(Role::PodStatus, status("pods")),
             directory(Role::Identity, status("identities")),
         ];

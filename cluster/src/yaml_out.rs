@@ -8,34 +8,33 @@ use serde_json::Value;
 #[must_use]
 pub fn to_yaml(value: &Value) -> String {
     let mut out = String::new();
-    match value {
-        Value::Object(map) if !map.is_empty() => block(&mut out, value, 0),
-        Value::Array(items) if !items.is_empty() => block(&mut out, value, 0),
-        _ => inline(&mut out, value),
-    }
+    block(&mut out, value, 0);
     out
 }
 
-/// Writes a map or list whose lines start at `indent`.
+/// Writes a map or list whose lines start at `indent`, or a scalar.
 fn block(out: &mut String, value: &Value, indent: usize) {
     match value {
-        Value::Object(map) => {
+        Value::Object(map) if !map.is_empty() => {
             for (key, value) in map {
                 let _ = write!(out, "{:indent$}{}:", "", scalar(key));
                 after_marker(out, value, indent + 2);
             }
         }
-        Value::Array(items) => {
+        Value::Array(items) if !items.is_empty() => {
             for item in items {
-                let _ = write!(out, "{:indent$}-", "");
-                after_marker(out, item, indent + 2);
+                let _ = write!(out, "{:indent$}- ", "");
+                // The first line of what is nested stands beside the dash.
+                let mut nested = String::new();
+                block(&mut nested, item, indent + 2);
+                out.push_str(nested.trim_start_matches(' '));
             }
         }
         _ => inline(out, value),
     }
 }
 
-/// Writes what follows `key:` or `-`.
+/// Writes what follows `key:`.
 fn after_marker(out: &mut String, value: &Value, indent: usize) {
     let nested = match value {
         Value::Object(map) => !map.is_empty(),

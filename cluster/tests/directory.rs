@@ -33,7 +33,12 @@ impl Listener {
             fs::create_dir_all(dir.path().join(name)).unwrap();
         }
         prepare(dir.path());
-        let config = DirConfig::new(dir.path().join("m"), dir.path().join("s"));
+        Self::over(dir)
+    }
+
+    fn over(dir: TempDir) -> Self {
+        let mut config = DirConfig::new(dir.path().join("m"), dir.path().join("s"));
+        config.accepted = Some(dir.path().join("accepted"));
         let (changes, handle) = DirSource::spawn(config).unwrap();
         let mut listener = Self {
             dir,
@@ -48,6 +53,11 @@ impl Listener {
         };
         listener.until("synced", |l| l.synced);
         listener
+    }
+
+    /// Another one over the same directories, who has heard nothing of before.
+    fn again(self) -> Self {
+        Self::over(self.dir)
     }
 
     fn manifest(&self, name: &str) -> PathBuf {
@@ -202,6 +212,30 @@ fn nonsense_changes_nothing_and_is_named() {
     l.until("sense again", |l| l.version("default/a") == Some("3") && !l.problems.contains_key(&a));
     fs::remove_file(&p).unwrap();
     l.until("gone with its file", |l| l.problems.is_empty() && l.policies.is_empty());
+}
+
+#[test]
+fn what_was_in_force_outlives_its_listener() {
+    let mut l = Listener::new(|dir| {
+        fs::write(dir.join("m/p.yaml"), policy("p", 2)).unwrap();
+        fs::write(dir.join("m/q.yaml"), policy("q", 1)).unwrap();
+    });
+    let p = l.manifest("p.yaml");
+    fs::write(&p, "apiVersion: [").unwrap();
+    l.until("a problem", |l| l.problems.contains_key(&p));
+    let mut l = l.again();
+    assert_eq!(
+        (l.policies.get("p"), l.problems.contains_key(&p)),
+        (Some(&2), true),
+        "a missing policy would allow"
+    );
+    fs::remove_file(&p).unwrap();
+    l.until("gone", |l| !l.policies.contains_key("p"));
+    fs::write(&p, "apiVersion: [").unwrap();
+    fs::remove_file(l.manifest("q.yaml")).unwrap();
+    // What was deleted, before or between, does not come back.
+    l.until("a problem again", |l| l.problems.contains_key(&p));
+    assert!(l.again().policies.is_empty());
 }
 
 #[test]

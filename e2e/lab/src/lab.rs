@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use countersign_agent_api::{IpcacheEntry, Request, Status};
+use countersign_agent_api::{EncryptStatus, IpcacheEntry, Request, Status};
 use nix::sys::signal::Signal;
 use serde::de::DeserializeOwned;
 
@@ -214,24 +214,23 @@ impl Lab {
         up::wait_pods(&self.config, at_most)
     }
 
-    /// Waits until every agent knows the identity behind every pod's addresses, those of other nodes included.
+    /// Waits until every agent knows the identity behind every pod's addresses, those of other nodes included,
+    /// and has a key for every other node.
     ///
     /// # Errors
-    /// Which node does not know which address in time.
+    /// Which node lacks what.
     pub fn wait_known(&self, at_most: Duration) -> Result<()> {
+        let with_network = |pod: &PodState| pod.net.is_some();
         let wanted: BTreeSet<IpAddr> =
-            self.pods().iter().filter(|pod| pod.net.is_some()).flat_map(PodState::ips).collect();
+            self.pods().iter().filter(|p| with_network(p)).flat_map(PodState::ips).collect();
         for node in self.nodes().filter(|_| self.config.agent == AgentMode::Countersign) {
-            let mut missing = wanted.clone();
+            let mut lacks = String::new();
             wait_until(at_most, || {
-                let known: Vec<IpcacheEntry> = node.ask_list(&Request::IpcacheList).unwrap_or_default();
-                let known =
-                    known.iter().filter(|entry| entry.identity != 0).map(|entry| entry.address).collect();
-                missing = wanted.difference(&known).copied().collect();
-                missing.is_empty()
+                lacks = node.lacks(&wanted).unwrap_or_else(|error| format!("{error:#}"));
+                lacks.is_empty()
             });
-            if !missing.is_empty() {
-                bail!("{} does not know {missing:?}", node.name());
+            if !lacks.is_empty() {
+                bail!("{} lacks {lacks}", node.name());
             }
         }
         Ok(())
@@ -384,6 +383,21 @@ impl Node<'_> {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
             _ => up::wait_agent(&self.lab.paths(), &self.name(), READY_TIMEOUT),
         }
+    }
+
+    /// What keeps it from speaking to every pod of the lab; nothing where nothing does.
+    fn lacks(&self, pods: &BTreeSet<IpAddr>) -> Result<String> {
+        let known: Vec<IpcacheEntry> = self.ask_list(&Request::IpcacheList)?;
+        let known: BTreeSet<IpAddr> = known.iter().filter(|e| e.identity != 0).map(|e| e.address).collect();
+        let unknown: Vec<String> = pods.difference(&known).map(ToString::to_string).collect();
+        if !unknown.is_empty() {
+            return Ok(format!("the identities of {}", unknown.join(", ")));
+        }
+        let encrypt: EncryptStatus = self.ask(&Request::EncryptStatus)?;
+        let keyed =
+            encrypt.peers.iter().filter(|peer| peer.error.is_none() && !peer.public_key.is_empty()).count();
+        let others = usize::from(self.lab.config.nodes) - 1;
+        Ok(if keyed < others { format!("the keys of {} nodes", others - keyed) } else { String::new() })
     }
 
     fn process(&self, what: &str) -> Option<Record> {

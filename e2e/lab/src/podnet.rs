@@ -8,10 +8,11 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::ip::Batch;
+use crate::ip::{Batch, link_exists};
 use crate::limits::POD_MTU;
 use crate::names::{host_interface, mac};
 use crate::ns;
+use crate::paths::Paths;
 use crate::plan::{POD_GATEWAY_V4, POD_GATEWAY_V6};
 use crate::wire::{POD_SYSCTLS, sysctls};
 
@@ -47,7 +48,9 @@ impl PodNet {
     /// # Errors
     /// Needs root.
     pub fn create(&self) -> Result<()> {
-        self.remove()?;
+        if Paths::netns(&self.netns).exists() {
+            self.remove()?;
+        }
         ns::create_net(&self.netns)?;
         sysctls(&self.netns, &POD_SYSCTLS)?;
         self.host_link().run_in(&self.node_netns).context("make the veth")?;
@@ -75,9 +78,11 @@ impl PodNet {
     /// # Errors
     /// Those of the mount table.
     pub fn remove(&self) -> Result<()> {
-        if crate::ip::link_exists(&self.node_netns, &self.interface) {
-            let mut batch = Batch::default();
-            batch.add(format!("link del {}", self.interface)).run_in(&self.node_netns)?;
+        // With its namespace the veth would go, too, but at the kernel's leisure.
+        let mut batch = Batch::default();
+        let deleted = batch.add(format!("link del {}", self.interface)).run_in(&self.node_netns);
+        if deleted.is_err() && link_exists(&self.node_netns, &self.interface) {
+            deleted?;
         }
         ns::remove_net(&self.netns)
     }

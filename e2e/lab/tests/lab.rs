@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use common::{Traces, lab_options, pod, root, until};
 use countersign_lab::process::{MARK, Record};
+use countersign_lab::ps::LabView;
+use countersign_lab::run::{RunOptions, run_pod};
 use countersign_lab::{Lab, Phase, PodKey, scan};
 use nix::sys::signal::Signal;
 
@@ -218,7 +220,7 @@ fn nothing_is_left_whoever_was_killed() {
         lab.apply("p.yaml", &(pod("a", "node1", stubborn) + &pod("b", "node2", ""))).unwrap();
         lab.wait_pods(Duration::from_secs(10)).unwrap();
         let mut shell = lab.spawn("node1", std::process::Command::new("sleep").arg("1000")).unwrap();
-        let inside = traces.note(&lab);
+        let inside = until(SOON, || traces.note(&lab), |inside| *inside >= 4);
         assert!(inside >= 4, "{inside}");
         harm(&lab, victim);
         let begun = Instant::now();
@@ -328,4 +330,52 @@ fn sixty_pods_take_seconds() {
         begun.elapsed().as_secs_f64()
     );
     assert!(up < Duration::from_secs(15) && gone < Duration::from_secs(15), "{up:?} {gone:?}");
+}
+
+#[test]
+fn a_pod_for_one_command() {
+    if !root() {
+        return;
+    }
+    let lab = Lab::up(&lab_options("labrun")).unwrap();
+    let labels = [("app".to_owned(), "once".to_owned())].into();
+    let options =
+        RunOptions { pod: "x/once".into(), labels, node: Some("node2".into()), without_svid: false };
+    let file = lab.paths().root().join("seen");
+    let script = format!("ip -4 -o addr show eth0 > {}; exit 3", file.display());
+    assert_eq!(run_pod(&lab, &options, &["sh", "-c", &script]).unwrap().code(), Some(3));
+    assert!(fs::read_to_string(file).unwrap().contains(".2.2/32"), "an address of node2");
+    assert!(lab.pods().is_empty() && fs::read_dir(lab.paths().manifests()).unwrap().next().is_none());
+    assert!(run_pod(&lab, &RunOptions { pod: "B_".into(), ..options }, &["true"]).is_err());
+}
+
+#[test]
+fn the_command_line_does_the_same() {
+    if !root() {
+        return;
+    }
+    let program = |words: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_countersign-lab"));
+        command.args(words).env("COUNTERSIGN_LAB", "labcli").env("COUNTERSIGN_BIN_DIR", common::bin_dir());
+        command.output().unwrap()
+    };
+    let manifests = tempfile::tempdir().unwrap();
+    fs::write(manifests.path().join("a.yaml"), pod("a", "node1", "[sh, -c, 'echo spoken; sleep 1000']"))
+        .unwrap();
+    let dir = manifests.path().to_str().unwrap();
+    let up = program(&["up", "--agent", "none", "--manifests", dir]);
+    assert!(up.status.success() && String::from_utf8_lossy(&up.stderr).contains("1 pods run"), "{up:?}");
+    assert!(program(&["up", "--agent", "none", "--manifests", dir]).status.success(), "twice is once");
+    // A second supervisor leaves at once.
+    assert!(program(&["supervise", "--foreground"]).status.success());
+    let view: LabView = serde_json::from_slice(&program(&["ps", "-o", "json"]).stdout).unwrap();
+    assert_eq!((view.pods.len(), view.nodes.len(), view.pods[0].phase.as_str()), (1, 2, "Running"));
+    assert!(String::from_utf8(program(&["ps"]).stdout).unwrap().contains("10."));
+    assert_eq!(program(&["exec", "a", "--", "sh", "-c", "exit 7"]).status.code(), Some(7));
+    assert_eq!(program(&["exec", "a", "--", "sh", "-c", "kill -9 $$"]).status.code(), Some(137));
+    assert_eq!(String::from_utf8(program(&["logs", "a"]).stdout).unwrap(), "spoken\n");
+    fs::remove_file(manifests.path().join("a.yaml")).unwrap();
+    assert!(until(SOON, || program(&["exec", "a", "--", "true"]).status.code() == Some(1), |gone| *gone));
+    assert!(program(&["down"]).status.success());
+    assert_eq!(program(&["ps"]).status.code(), Some(1));
 }

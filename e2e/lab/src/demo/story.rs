@@ -1,6 +1,6 @@
 //! Who tries what in the demo, and what must come of it.
 
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -10,6 +10,7 @@ use crate::config::Parking;
 use crate::lab::Lab;
 use crate::limits::READY_TIMEOUT;
 use crate::names::PodKey;
+use crate::process::wait_until;
 
 use super::table;
 use super::wiretap::{Seen, Wiretap};
@@ -18,7 +19,7 @@ use super::wiretap::{Seen, Wiretap};
 const MARKER: &[u8] = b"hello from web";
 
 /// How long a connection may take before curl gives up with exit code 28.
-const PATIENCE: &str = "3";
+const PATIENCE: &str = "2";
 
 /// How curl says that it timed out: a denied packet is dropped without a word.
 const TIMED_OUT: i32 = 28;
@@ -87,6 +88,7 @@ impl<'a> Story<'a> {
         }
         lab.wait_pods(READY_TIMEOUT)?;
         lab.wait_known(READY_TIMEOUT)?;
+        wait_listening(lab, "web", 80)?;
         println!("\n{}\n", lab.view().to_text());
         let wiretap = Some(Wiretap::start(lab, MARKER)?);
         Ok(Self { lab, rows: Vec::new(), wiretap, seen: Seen::default(), well: true })
@@ -146,7 +148,7 @@ impl<'a> Story<'a> {
             reasons.extend(of_pod.filter_map(|entry| Some((node.name(), entry.state, entry.last_error?))));
         }
         for (node, state, error) in &reasons {
-            println!("    auth list on {node}: {state}: {error:?}");
+            println!("    auth list on {node}: {state}: {}", error.message);
         }
         if reasons.is_empty() {
             println!("    NO agent says why");
@@ -203,6 +205,12 @@ fn without_others(manifests: &str) -> String {
     late.join("\n---\n")
 }
 
+/// Running says that a program was started, not that it is ready.
+fn wait_listening(lab: &Lab, pod: &str, port: u16) -> Result<()> {
+    let listens = || lab.inside(pod, || Ok(TcpStream::connect((Ipv4Addr::LOCALHOST, port))?)).is_ok();
+    if wait_until(READY_TIMEOUT, listens) { Ok(()) } else { bail!("{pod} does not listen at port {port}") }
+}
+
 fn say(text: &str) {
     println!("\n* {text}");
 }
@@ -218,12 +226,15 @@ fn curl_v6(lab: &Lab, from: &str, to: &str) -> Result<Outcome> {
 }
 
 fn curl(lab: &Lab, from: &str, url: &str) -> Result<Outcome> {
-    let words = ["curl", "-sS", "-g", "-m", PATIENCE, "-w", "%{time_connect}", url];
+    let words = ["curl", "-sS", "-g", "-m", PATIENCE, "-w", "%{time_namelookup} %{time_connect}", url];
     println!("    {from}$ curl -m {PATIENCE} '{url}'");
     let output = lab.exec(from, &words)?;
     let said = String::from_utf8_lossy(&output.stdout);
-    let (body, seconds) = said.rsplit_once('\n').unwrap_or(("", said.as_ref()));
-    let took = Duration::from_secs_f64(seconds.trim().parse().unwrap_or(0.0));
+    let (body, times) = said.rsplit_once('\n').unwrap_or(("", said.as_ref()));
+    // From the moment at which curl knew where to: there is no name to look up, but curl itself takes time.
+    let mut times = times.split(' ').map(|seconds| seconds.parse().unwrap_or(0.0));
+    let (began, stood): (f64, f64) = (times.next().unwrap_or(0.0), times.next().unwrap_or(0.0));
+    let took = Duration::from_secs_f64((stood - began).max(0.0));
     Ok(match output.status.code() {
         Some(0) => {
             Outcome { answered: true, took, happened: format!("\"{body}\""), shown: milliseconds(took) }

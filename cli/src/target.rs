@@ -58,9 +58,7 @@ fn nodes(global: &Global, lab: &str) -> Result<Vec<String>> {
     let directory = global.lab_root.join(lab);
     let entries = match fs::read_dir(&directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            bail!(
-                "there is no lab {lab}: `countersign lab up --name {lab}` makes one, `countersign lab ps` lists them"
-            )
+            bail!("there is no lab {lab}: `countersign lab up --name {lab}` makes one")
         }
         other => other.with_context(|| format!("cannot read {}", directory.display()))?,
     };

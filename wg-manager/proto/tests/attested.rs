@@ -2,52 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
-use countersign_certs::{
-    Bundle, CertAuthority, Serial, SigningKey, Svid, TrustDomain, VerifyError, signature,
-};
+use countersign_certs::{Svid, VerifyError, signature};
 use countersign_wg_proto::{
-    Announcement, DecodeError, Desired, KeyRing, OwnNode, PresharedKey, PrivateKey, PublicKey, Refusal,
-    RemoteNode, Shrink, Statement, announce, node_id,
+    Announcement, DecodeError, Desired, KeyRing, OwnNode, PresharedKey, PublicKey, Refusal, RemoteNode,
+    Shrink, Statement, announce,
 };
 use ipnet::IpNet;
 use proptest::prelude::*;
 
-const NOW: u64 = 1_800_000_000;
+mod world;
 
-fn signing_key() -> SigningKey {
-    let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new()).unwrap();
-    SigningKey::p256(pkcs8.as_ref().to_vec()).unwrap()
-}
-
-struct World {
-    ca: CertAuthority,
-    bundle: Bundle,
-}
-
-impl World {
-    fn new(domain: &str) -> Self {
-        let domain = TrustDomain::parse(domain).unwrap();
-        let ca =
-            CertAuthority::create(domain, signing_key(), Serial::from_random([1; 16]), NOW, 86_400).unwrap();
-        let bundle = ca.bundle().unwrap();
-        Self { ca, bundle }
-    }
-
-    fn svid(&self, node: &str, ttl: u64) -> Svid {
-        let id = node_id(self.ca.trust_domain(), node).unwrap();
-        self.ca.issue(&id, &signing_key(), Serial::from_random([2; 16]), NOW, ttl).unwrap()
-    }
-
-    fn announce(&self, node: &str, key: PublicKey, epoch: u64) -> String {
-        announce(&self.svid(node, 3600), node, key, epoch).unwrap()
-    }
-}
-
-fn key(seed: u8) -> PublicKey {
-    PrivateKey::from_bytes([seed; 32]).public()
-}
+use world::{NOW, World, key};
 
 fn ring() -> KeyRing {
     KeyRing::new(key(200))

@@ -15,10 +15,13 @@ pub const VNET_HDR: usize = 10;
 /// with all its options.
 const MAX_HEADER: usize = 120;
 
+/// The checksum from `csum_start` on is still to be computed.
 const NEEDS_CSUM: u8 = 1;
+/// Nothing to cut.
 const GSO_NONE: u8 = 0;
 const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
+/// The first segment alone carries the congestion flag.
 const GSO_ECN: u8 = 0x80;
 
 const TCP: u8 = 6;

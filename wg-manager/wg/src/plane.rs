@@ -69,6 +69,7 @@ impl Plane {
         changed
     }
 
+    /// Starts the crate's device with the first key, stops it when the key goes, changes it otherwise.
     async fn carry_out(
         &mut self,
         before: &Config,
@@ -187,6 +188,7 @@ fn set_peers(config: &mut Config, request: &SetRequest) {
     }
 }
 
+/// One peer section: made if need be, changed where it says so.
 fn set_peer(config: &mut Config, owners: &mut BTreeMap<IpNet, PublicKey>, section: &SetPeer) {
     let peer = config.peers.entry(section.public_key).or_default();
     if let Some(preshared_key) = &section.preshared_key {
@@ -266,11 +268,13 @@ async fn write_peers(
     }
 }
 
+/// The endpoint a request names for a peer: that of its last section that has one.
 fn request_endpoint(request: &SetRequest, key: &x25519::PublicKey) -> Option<std::net::SocketAddr> {
     let sections = request.peers.iter().filter(|section| section.public_key.as_bytes() == key.as_bytes());
     sections.filter_map(|section| section.endpoint).next_back()
 }
 
+/// Only what differs: setting a value anew is not free of effects in the core.
 fn change(modify: &mut PeerMut, old: &Peer, new: &Peer, endpoint: Option<std::net::SocketAddr>) {
     if old.preshared_key != new.preshared_key {
         modify.set_preshared_key(new.preshared_key.as_ref().map(|key| *key.expose()));
@@ -295,6 +299,7 @@ fn new_peer(key: &PublicKey, peer: &Peer) -> device::Peer {
     new.with_allowed_ips(peer.allowed_ips.iter().map(network))
 }
 
+/// The core's type for a prefix. Lengths are valid in both.
 fn network(net: &IpNet) -> IpNetwork {
     match net {
         IpNet::V4(net) => IpNetwork::V4(
@@ -308,6 +313,7 @@ fn network(net: &IpNet) -> IpNetwork {
     }
 }
 
+/// What the tools print: the system's own reason where there is one.
 fn errno(error: &device::Error) -> Errno {
     let io = match error {
         device::Error::Bind(error, _) | device::Error::IoError(error) => error.raw_os_error(),

@@ -69,8 +69,7 @@ fn the_socket_is_roots_and_memory_is_not_dumped() {
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", pair.a.pid())).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
-    // The files of a process that is not dumpable belong to root, whoever runs it; its memory cannot be
-    // attached to without privilege. What can be seen by root is the coredump filter of the limits above.
+    // Nothing but the socket: no temporary name stays.
     let files = std::fs::read_dir(pair.a.directory.path()).unwrap();
     let names: Vec<_> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
     assert_eq!(names, [format!("{DEVICE}.sock")]);

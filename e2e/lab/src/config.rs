@@ -233,3 +233,36 @@ pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
     file.write_all(content)?;
     fs::rename(&temporary, path).with_context(|| format!("replace {}", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readers_see_whole_files_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        write_atomically(&path, &[b'0'; 4096]).unwrap();
+        std::thread::scope(|scope| {
+            for writer in b'1'..b'4' {
+                let path = &path;
+                scope.spawn(move || (0..200).for_each(|_| write_atomically(path, &[writer; 4096]).unwrap()));
+            }
+            for _ in 0..200 {
+                let seen = fs::read(&path).unwrap();
+                assert!(seen.len() == 4096 && seen.iter().all(|byte| *byte == seen[0]));
+            }
+        });
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn a_lab_without_nodes_is_none() {
+        for nodes in [0, MAX_NODES + 1] {
+            let options = LabOptions { nodes, ..LabOptions::new("labnone".parse().unwrap()) };
+            assert!(LabConfig::settle(&options, PathBuf::new()).is_err());
+        }
+        let error = LabConfig::load(&"labnone".parse().unwrap()).unwrap_err().to_string();
+        assert!(error.contains("there is no lab labnone"), "{error}");
+    }
+}

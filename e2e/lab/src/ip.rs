@@ -62,3 +62,31 @@ pub fn link_exists(netns: &str, interface: &str) -> bool {
         .status();
     shown.is_ok_and(|status| status.success())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_that_failed_is_named() {
+        let mut batch = Batch::default();
+        batch.add("link add a type veth").add("link set b up");
+        for (said, failed) in [
+            ("Cannot find device \"b\"\nCommand failed -:2\n", "link set b up"),
+            ("Error: argument\nCommand failed -:1", "link add a type veth"),
+            ("Command failed -:9", "ip"),
+            ("Cannot open network namespace", "ip"),
+        ] {
+            assert_eq!(batch.failed(said), failed, "{said}");
+        }
+    }
+
+    #[test]
+    fn a_namespace_that_is_not_there_is_an_error() {
+        let mut batch = Batch::default();
+        assert!(batch.run_in("cs-labnone-none").is_ok(), "nothing to do");
+        let error = batch.add("link show").run_in("cs-labnone-none").unwrap_err().to_string();
+        assert!(error.contains("cs-labnone-none"), "{error}");
+        assert!(!link_exists("cs-labnone-none", "lo"));
+    }
+}

@@ -206,3 +206,67 @@ fn file(paths: &Paths, key: &PodKey) -> std::path::PathBuf {
 fn load(path: &Path) -> Option<PodState> {
     serde_json::from_str(&fs::read_to_string(path).ok()?).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use countersign_policy::yaml;
+
+    use super::*;
+
+    fn state(net: Option<PodNet>) -> PodState {
+        PodState {
+            key: PodKey::parse("shop/web"),
+            node: "node1".into(),
+            uid: "u-1".into(),
+            launch: Launch::of(&Pod::default()),
+            net,
+            host_ip: "192.168.64.11".parse().unwrap(),
+            phase: Phase::Running,
+            registered: true,
+            restarts: 2,
+            ended: Some(Ended::Signaled(9)),
+            message: "a: \"b\"\n".into(),
+        }
+    }
+
+    fn net() -> PodNet {
+        let addresses = (std::net::Ipv4Addr::new(10, 64, 1, 2), "fd00:c5:0:1::2".parse().unwrap());
+        PodNet::new("u-1", "cs-x-shop_web".into(), "cs-x-node1".into(), addresses)
+    }
+
+    #[test]
+    fn its_status_is_one_that_agents_can_read() {
+        let text = state(Some(net())).status_object();
+        let pod = Pod::from_document(&yaml::parse(&text).unwrap()[0]).unwrap();
+        assert_eq!((pod.namespace.as_str(), pod.name.as_str(), pod.uid.as_str()), ("shop", "web", "u-1"));
+        assert_eq!(pod.ips, state(Some(net())).ips());
+        assert_eq!((pod.phase.as_str(), pod.host_ip), ("Running", Some(state(None).host_ip)));
+        assert_eq!(
+            state(None).ips(),
+            [state(None).host_ip],
+            "in its node's namespaces it has its node's address"
+        );
+    }
+
+    #[test]
+    fn its_state_survives_its_supervisor() {
+        for state in [state(Some(net())), state(None)] {
+            let text = serde_json::to_string(&state).unwrap();
+            assert_eq!(serde_json::from_str::<PodState>(&text).unwrap(), state);
+        }
+    }
+
+    #[test]
+    fn what_ends_runs_again_as_its_policy_says() {
+        let launch = |policy: &str| Launch::of(&Pod { restart_policy: policy.into(), ..Pod::default() });
+        let ends = [Ended::Exited(0), Ended::Exited(1), Ended::Signaled(9), Ended::Unknown];
+        for (policy, again) in [
+            ("", [true; 4]),
+            ("Always", [true; 4]),
+            ("OnFailure", [false, true, true, true]),
+            ("Never", [false; 4]),
+        ] {
+            assert_eq!(ends.map(|ended| launch(policy).runs_again(ended)), again, "{policy}");
+        }
+    }
+}

@@ -239,4 +239,33 @@ mod tests {
         child.wait().unwrap();
         assert!(!record.signal(Signal::SIGKILL));
     }
+
+    #[test]
+    fn a_log_that_grew_too_long_starts_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.log");
+        File::create(&path).unwrap().set_len(LOG_LIMIT + 1).unwrap();
+        drop(open_log(&path).unwrap());
+        assert_eq!(fs::metadata(&path).unwrap().len(), 0);
+        assert_eq!(fs::metadata(dir.path().join("a.log.old")).unwrap().len(), LOG_LIMIT + 1);
+    }
+
+    #[test]
+    fn one_that_others_started_is_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("p.json");
+        assert!(Running::adopt(&file).is_none(), "no record");
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let record = Record::of(i32::try_from(child.id()).unwrap()).unwrap();
+        let write = |record: Record| fs::write(&file, serde_json::to_vec(&record).unwrap()).unwrap();
+        write(Record { start_ticks: record.start_ticks + 1, ..record });
+        assert!(Running::adopt(&file).is_none(), "another process of that number");
+        write(record);
+        let running = Running::adopt(&file).unwrap();
+        assert!(running.ended().is_none());
+        running.signal(Signal::SIGTERM);
+        assert_eq!(running.wait(Duration::from_secs(5)), Some(Ended::Signaled(15)));
+        assert!(!file.exists(), "its record goes with it");
+        let _ = child.wait();
+    }
 }

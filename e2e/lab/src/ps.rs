@@ -211,3 +211,62 @@ fn up_since(process: Option<ProcessView>) -> String {
         .map(|process| format!("pid {}, up {} s", process.pid, unix_now().saturating_sub(process.since)));
     shown.unwrap_or_else(|| "-".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lab() -> LabView {
+        let process = Some(ProcessView { pid: 7, since: unix_now() });
+        let node = |name: &str, held, agent| NodeView {
+            name: name.into(),
+            netns: format!("cs-x-{name}"),
+            ips: vec!["192.168.64.11".into()],
+            pod_cidrs: vec!["10.64.1.0/24".into()],
+            agent,
+            held,
+            wireguard: None,
+        };
+        let pod = PodView {
+            namespace: "default".into(),
+            name: "web".into(),
+            node: "node1".into(),
+            netns: "cs-x-default_web".into(),
+            ips: vec!["10.64.1.2".into()],
+            interface: "lxc00000001".into(),
+            identity: Some(300),
+            phase: "Pending".into(),
+            process: None,
+            restarts: 4,
+            message: "waits".into(),
+        };
+        LabView {
+            name: "x".into(),
+            supervisor: None,
+            nodes: vec![node("node1", false, process), node("node2", true, None)],
+            pods: vec![pod],
+            problems: vec!["a.yaml:3: kind: is missing".into()],
+        }
+    }
+
+    #[test]
+    fn people_see_what_is_wrong() {
+        let text = lab().to_text();
+        for shown in [
+            "supervisor not running",
+            "pid 7, up 0 s",
+            "held down",
+            "Pending: waits",
+            "300",
+            "problem: a.yaml:3",
+        ] {
+            assert!(text.contains(shown), "{shown} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn programs_read_what_was_written() {
+        let text = serde_json::to_string(&lab()).unwrap();
+        assert_eq!(serde_json::from_str::<LabView>(&text).unwrap(), lab());
+    }
+}

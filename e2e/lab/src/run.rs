@@ -73,3 +73,30 @@ fn outlive_interrupts() -> Result<()> {
     })?;
     is_ready.recv().context("take interrupts").map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use countersign_policy::objects::Pod;
+    use countersign_policy::yaml;
+
+    use super::*;
+
+    #[test]
+    fn the_manifest_is_a_pod_as_asked_for() {
+        let labels = BTreeMap::from([("app".to_owned(), "x".to_owned())]);
+        let mut options =
+            RunOptions { pod: "a/b".into(), labels: labels.clone(), node: None, without_svid: true };
+        let read = |options: &RunOptions| {
+            let text = manifest(&PodKey::parse(&options.pod), options);
+            Pod::from_document(&yaml::parse(&text).unwrap()[0]).unwrap()
+        };
+        let pod = read(&options);
+        assert_eq!((pod.namespace.as_str(), pod.name.as_str(), pod.node.as_str()), ("a", "b", "node1"));
+        assert_eq!((&pod.labels, pod.annotations["countersign.dev/svid"].as_str()), (&labels, "none"));
+        assert!(pod.command.is_empty(), "it waits; the command runs beside it");
+        options.node = Some("node2".into());
+        options.without_svid = false;
+        let pod = read(&options);
+        assert_eq!((pod.node.as_str(), pod.annotations.len()), ("node2", 0));
+    }
+}

@@ -108,3 +108,67 @@ fn echo_datagrams(socket: &UdpSocket) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A port that is free at this moment.
+    fn port() -> u16 {
+        TcpListener::bind((any(), 0)).unwrap().local_addr().unwrap().port()
+    }
+
+    fn connect(port: u16, address: &str) -> TcpStream {
+        let address: IpAddr = address.parse().unwrap();
+        for _ in 0..500 {
+            if let Ok(stream) = TcpStream::connect((address, port)) {
+                stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+                return stream;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        panic!("nobody listens at {port}");
+    }
+
+    #[test]
+    fn http_and_echoes_are_answered_in_both_families() {
+        let (http, tcp, udp) = (port(), port(), port());
+        let text = Some("hello".to_owned());
+        let args = ServeArgs { http: vec![http], tcp_echo: vec![tcp], udp_echo: vec![udp], text };
+        thread::spawn(move || serve(&args));
+        for address in ["127.0.0.1", "::1"] {
+            let mut stream = connect(http, address);
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            assert!(
+                answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nhello\n"),
+                "{answer}"
+            );
+            let mut stream = connect(tcp, address);
+            stream.write_all(b"echo").unwrap();
+            let mut back = [0; 4];
+            stream.read_exact(&mut back).unwrap();
+            assert_eq!(&back, b"echo");
+            let socket = UdpSocket::bind((address.parse::<IpAddr>().unwrap(), 0)).unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            socket.send_to(b"datagram", (address.parse::<IpAddr>().unwrap(), udp)).unwrap();
+            let mut back = [0; 16];
+            assert_eq!(socket.recv(&mut back).unwrap(), 8);
+        }
+    }
+
+    #[test]
+    fn a_request_without_end_is_not_waited_for_in_memory() {
+        let http = port();
+        let args = ServeArgs { http: vec![http], ..ServeArgs::default() };
+        thread::spawn(move || serve(&args));
+        let mut stream = connect(http, "127.0.0.1");
+        let endless = vec![b'x'; 64 << 10];
+        // It answers, or closes, once it has read as much as a request may have.
+        let _ = stream.write_all(&endless);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        assert!(serve(&ServeArgs::default()).is_err(), "nothing to serve");
+    }
+}

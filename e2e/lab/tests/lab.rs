@@ -12,7 +12,7 @@ use common::{Traces, lab_options, pod, root, until};
 use countersign_lab::process::{MARK, Record};
 use countersign_lab::ps::LabView;
 use countersign_lab::run::{RunOptions, run_pod};
-use countersign_lab::{Lab, Phase, PodKey, scan};
+use countersign_lab::{Lab, Phase, PodKey, Target, scan};
 use nix::sys::signal::Signal;
 
 /// What a manifest must take at most.
@@ -378,4 +378,59 @@ fn the_command_line_does_the_same() {
     assert!(until(SOON, || program(&["exec", "a", "--", "true"]).status.code() == Some(1), |gone| *gone));
     assert!(program(&["down"]).status.success());
     assert_eq!(program(&["ps"]).status.code(), Some(1));
+}
+
+/// A process of the lab that hides: in another network namespace, or with another mark.
+#[test]
+fn who_hides_is_found() {
+    if !root() {
+        return;
+    }
+    let traces = Traces::before("labhide");
+    let lab = Lab::up(&lab_options("labhide")).unwrap();
+    // A pod may move into a namespace of its own; what it leaves behind keeps nothing of the lab alive.
+    lab.apply("p.yaml", &pod("a", "node1", "[unshare, --net, sleep, '1000']")).unwrap();
+    lab.apply("q.yaml", &pod("b", "node1", "[env, -i, sleep, '1000']")).unwrap();
+    lab.wait_pods(Duration::from_secs(10)).unwrap();
+    traces.note(&lab);
+    let view = lab.view();
+    let pids: Vec<i32> = view.pods.iter().map(|pod| pod.process.unwrap().pid).collect();
+    let records: Vec<Record> = pids.iter().map(|pid| Record::of(*pid).unwrap()).collect();
+    lab.delete("p.yaml").unwrap();
+    assert!(until(SOON, || !records[0].is_alive(), |gone| *gone), "gone with its manifest");
+    lab.down().unwrap();
+    assert!(records.iter().all(|record| !record.is_alive()));
+    traces.assert_none();
+}
+
+#[test]
+fn a_name_that_is_taken_or_long_is_refused_or_served() {
+    if !root() {
+        return;
+    }
+    let lab = Lab::up(&lab_options("labnames")).unwrap();
+    let long = "x".repeat(220);
+    let long = pod(&long, "node1", "").replace(&format!("app: {long}"), "app: long");
+    let manifests = long + &pod("node1", "node1", "") + &pod("wire", "node1", "");
+    lab.apply("p.yaml", &manifests).unwrap();
+    assert!(
+        until(SOON, || lab.pods().len() == 2 && lab.view().problems.len() == 1, |done| *done),
+        "{:?}",
+        lab.view()
+    );
+    assert!(until(SOON, || lab.pods().iter().all(|p| p.phase == Phase::Running), |done| *done));
+    // A pod may have a node's name: with its namespace it is told from it.
+    assert_eq!(lab.target("node1").unwrap(), Target::Node("node1".into()));
+    assert_eq!(lab.target("default/node1").unwrap(), Target::Pod(PodKey::new("default", "node1")));
+    assert_eq!(lab.target("wire").unwrap(), Target::Wire);
+    let wanted = pod("fixed", "node1", "")
+        .replace("labels:", "annotations: {countersign.dev/lab-ip: WANTED}, labels:");
+    let own = lab.pods()[0].ips()[0].to_string();
+    lab.apply("q.yaml", &wanted.replace("WANTED", &own)).unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(lab.pod(&PodKey::new("default", "fixed")).is_err(), "the address is another's");
+    lab.delete("p.yaml").unwrap();
+    let reused =
+        || lab.pod(&PodKey::new("default", "fixed")).is_ok_and(|pod| pod.ips()[0].to_string() == own);
+    assert!(until(2 * SOON, reused, |done| *done), "and now it is free");
 }

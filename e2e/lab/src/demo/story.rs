@@ -290,4 +290,31 @@ mod tests {
             late.iter().map(|d| d.value["metadata"]["labels"]["app"].as_str().unwrap()).collect();
         assert_eq!(apps, names, "each is an identity of its own");
     }
+
+    #[test]
+    fn a_row_is_right_only_if_all_of_it_is() {
+        let outcome = |answered, ms| Outcome {
+            answered,
+            took: Duration::from_millis(ms),
+            happened: String::new(),
+            shown: String::new(),
+        };
+        let row =
+            |expected, first, without_parking| Row { who: "", tries: "", first, without_parking, expected };
+        let fine = [
+            row(Expected::Answer, Some(outcome(true, 5)), None),
+            row(Expected::Answer, Some(outcome(true, 5)), Some(outcome(true, 1010))),
+            row(Expected::Answer, Some(outcome(true, 5)), Some(outcome(false, 3000))),
+            row(Expected::Silence, Some(outcome(false, 2000)), None),
+        ];
+        assert!(fine.iter().all(Row::is_as_expected));
+        let wrong = [
+            row(Expected::Answer, None, None),
+            row(Expected::Answer, Some(outcome(false, 2000)), None),
+            row(Expected::Answer, Some(outcome(true, 1010)), None),
+            row(Expected::Answer, Some(outcome(true, 5)), Some(outcome(true, 5))),
+            row(Expected::Silence, Some(outcome(true, 5)), None),
+        ];
+        assert!(!wrong.iter().any(Row::is_as_expected));
+    }
 }

@@ -39,6 +39,12 @@ impl Pod {
         self
     }
 
+    /// Without an entry in the registry, and so without an SVID.
+    #[must_use]
+    pub fn unregistered(self) -> Self {
+        self.annotation("countersign.dev/svid", "none")
+    }
+
     /// Running `command` in its namespace.
     #[must_use]
     pub fn command(mut self, command: &[&str]) -> Self {

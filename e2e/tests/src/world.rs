@@ -13,8 +13,8 @@ use crate::agent::Agent;
 
 /// Where this is set in the environment, labs are left up for a look at them.
 const KEEP: &str = "COUNTERSIGN_KEEP_LABS";
-/// How long pods may need to run, all of them.
-const PODS: Duration = Duration::from_secs(60);
+/// How long everything may need to be ready.
+const READY: Duration = Duration::from_secs(60);
 /// Lines of each log that are shown after a failure.
 const LOG_LINES: usize = 30;
 
@@ -90,8 +90,24 @@ impl World {
         })?;
         let world = Self { lab };
         world.apply("all.yaml", documents)?;
-        world.lab.wait_pods(PODS).inspect_err(|_| world.show_logs())?;
+        world.wait_ready().inspect_err(|_| world.show_logs())?;
         Ok(world)
+    }
+
+    /// Waits until every pod runs and the nodes know each other's keys.
+    fn wait_ready(&self) -> Result<()> {
+        self.lab.wait_pods(READY)?;
+        if self.lab.config().agent == AgentMode::None {
+            return Ok(());
+        }
+        for node in self.lab.nodes() {
+            let agent = Agent::new(node.agent_socket())?;
+            eventually("the way to every other node is encrypted", READY, || {
+                let status = agent.encrypt_status()?;
+                Ok(status.is_encrypted() && status.peers.len() + 1 == usize::from(self.lab.config().nodes))
+            })?;
+        }
+        Ok(())
     }
 
     /// The lab itself.

@@ -85,7 +85,7 @@ fn a_burst_over_ipv6_arrives_in_order() -> Result<()> {
 fn a_pair_that_cannot_prove_itself_does_not_make_a_storm() -> Result<()> {
     let documents = [
         Pod::new("web", "node2", "web").yaml(),
-        Pod::new("nobody", "node1", "client").annotation("countersign.dev/unregistered", "true").yaml(),
+        Pod::new("nobody", "node1", "client").unregistered().yaml(),
         policy("web", "web", &[Rule { peer: "client", ports: &[], required: true }], &[]),
     ];
     in_world(WorldOptions::new("storm")?, &documents, |world| {

@@ -10,18 +10,15 @@ use countersign_e2e::world::{World, WorldOptions, eventually, in_world};
 
 /// Below this no SYN was sent twice: the first retransmission comes after a second.
 const NO_RETRANSMISSION: f64 = 0.5;
-/// Marks a pod that has no entry in the registrar, and so no SVID.
-const UNREGISTERED: (&str, &str) = ("countersign.dev/unregistered", "true");
 
 /// A server on node 2, proved clients on both nodes, a client nobody allows, and one that has no SVID.
 fn cast() -> Vec<String> {
-    let (key, value) = UNREGISTERED;
     vec![
         Pod::new("web", "node2", "web").yaml(),
         Pod::new("far", "node1", "client").label("who", "far").yaml(),
         Pod::new("near", "node2", "client").label("who", "near").yaml(),
         Pod::new("stranger", "node1", "stranger").yaml(),
-        Pod::new("nobody", "node1", "client").label("who", "nobody").annotation(key, value).yaml(),
+        Pod::new("nobody", "node1", "client").label("who", "nobody").unregistered().yaml(),
         policy("web", "web", &[Rule { peer: "client", ports: &["TCP/80"], required: true }], &[]),
     ]
 }

@@ -42,7 +42,11 @@ pub struct Config {
     pub trust_domain: String,
 
     /// SPIFFE ID of an identity; `{trust_domain}` and `{number}` are replaced.
-    #[arg(long, env = "COUNTERSIGN_SPIFFE_ID_TEMPLATE", default_value = "spiffe://{trust_domain}/identity/{number}")]
+    #[arg(
+        long,
+        env = "COUNTERSIGN_SPIFFE_ID_TEMPLATE",
+        default_value = "spiffe://{trust_domain}/identity/{number}"
+    )]
     pub spiffe_id_template: String,
 
     /// danger: directory of a development CA that stands in for SPIRE; every node that reads it can make
@@ -116,7 +120,8 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         Some(digits) => (digits, 3600),
         None => (text, 1),
     };
-    let number: u64 = digits.parse().map_err(|_| format!("{text:?} is not a duration such as 30s, 15m or 1h"))?;
+    let number: u64 =
+        digits.parse().map_err(|_| format!("{text:?} is not a duration such as 30s, 15m or 1h"))?;
     match number.checked_mul(factor) {
         Some(0) | None => Err(format!("{text:?} is out of range")),
         Some(seconds) => Ok(Duration::from_secs(seconds)),

@@ -126,12 +126,18 @@ impl Endpoints {
 
     /// Slots of the endpoints with an identity.
     pub fn slots_of_identity(&self, identity: u32) -> impl Iterator<Item = u16> + '_ {
-        self.by_slot.values().filter(move |endpoint| endpoint.identity == identity).map(|endpoint| endpoint.saved.slot)
+        self.by_slot
+            .values()
+            .filter(move |endpoint| endpoint.identity == identity)
+            .map(|endpoint| endpoint.saved.slot)
     }
 
     /// Addresses and generations of the endpoints that may prove an identity.
     pub fn assertions(&self, identity: u32) -> impl Iterator<Item = (IpAddr, u32)> + '_ {
-        let of = self.by_slot.values().filter(move |endpoint| endpoint.identity == identity && endpoint.registered);
+        let of = self
+            .by_slot
+            .values()
+            .filter(move |endpoint| endpoint.identity == identity && endpoint.registered);
         of.flat_map(|endpoint| endpoint.saved.spec.ips.iter().map(|ip| (*ip, endpoint.generation())))
     }
 

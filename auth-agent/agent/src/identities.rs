@@ -174,8 +174,12 @@ impl Identities {
     /// Gives every prefix that policies speak of a number of this node's own, and takes those of the others
     /// back. Returns what is new, and what is gone.
     pub fn set_prefixes(&mut self, wanted: &BTreeSet<IpNet>) -> (Vec<(IpNet, u32)>, Vec<(IpNet, u32)>) {
-        let gone: Vec<(IpNet, u32)> =
-            self.prefixes.iter().filter(|(net, _)| !wanted.contains(net)).map(|(net, id)| (*net, *id)).collect();
+        let gone: Vec<(IpNet, u32)> = self
+            .prefixes
+            .iter()
+            .filter(|(net, _)| !wanted.contains(net))
+            .map(|(net, id)| (*net, *id))
+            .collect();
         for (net, _) in &gone {
             self.prefixes.remove(net);
         }
@@ -251,13 +255,18 @@ mod tests {
     fn prefixes_keep_their_number() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut all = Identities::new(IdentityRegistry::new(dir.path()));
-        let nets: Vec<IpNet> = ["10.0.0.0/8", "192.0.2.0/24"].iter().map(|n| n.parse().expect("a prefix")).collect();
+        let nets: Vec<IpNet> =
+            ["10.0.0.0/8", "192.0.2.0/24"].iter().map(|n| n.parse().expect("a prefix")).collect();
         let (new, _) = all.set_prefixes(&nets.iter().copied().collect());
         assert_eq!(new.len(), 2);
         let (new, gone) = all.set_prefixes(&BTreeSet::from([nets[1]]));
         assert!(new.is_empty());
         assert_eq!(gone, [(nets[0], FIRST_CIDR)]);
         let (new, _) = all.set_prefixes(&nets.iter().copied().collect());
-        assert_eq!(new, [(nets[0], FIRST_CIDR + 2)], "a number is not used again while old packets may carry it");
+        assert_eq!(
+            new,
+            [(nets[0], FIRST_CIDR + 2)],
+            "a number is not used again while old packets may carry it"
+        );
     }
 }

@@ -31,3 +31,5 @@ pub const ENDPOINTS_WAITING: usize = 512;
 pub const POLICY_ENTRIES_SHOWN: usize = 2_000;
 /// The device is looked for, and its peers set anew, at most this often without a change.
 pub const ENCRYPTION_RETRY: Duration = Duration::from_secs(1);
+/// After a trust bundle changed, what cannot be proved under the new one ends within this: nanoseconds.
+pub const REVALIDATE_WITHIN: u64 = 5_000_000_000;

@@ -62,7 +62,6 @@ pub struct Node {
     tap: Arc<AsyncFd<Tap>>,
     machine: Machine,
     parking: Parking<Vec<u8>>,
-    retry_at: BTreeMap<proto::Pair, u64>,
     world: World,
     identities: Identities,
     node_ids: NodeIds,
@@ -134,7 +133,6 @@ impl Node {
             tap: Arc::clone(&tap),
             machine: Machine::new(machine_config, seed()),
             parking: Parking::new(ParkLimits::default()),
-            retry_at: BTreeMap::new(),
             world: World::default(),
             identities: Identities::new(IdentityRegistry::new(&config.status_dir)),
             node_ids: NodeIds::restore(run_file("nodes.json"), &config.node_name),
@@ -257,15 +255,8 @@ impl Node {
             if self.world.synced {
                 self.listen();
             }
-            self.forget_old_failures();
             self.refresh_encryption();
         }
-    }
-
-    /// The state machine forgets failed pairs by itself; so does what hangs on them here.
-    fn forget_old_failures(&mut self) {
-        let now = clock::boot_ns();
-        self.retry_at.retain(|_, at| *at > now.saturating_sub(proto::limits::FORGET_AFTER));
     }
 
     /// Attaches to the uplink and the encrypted device whenever they come, or come anew.
@@ -274,7 +265,9 @@ impl Node {
         if uplink != 0 && uplink != self.watched_uplink {
             match self.datapath.attach_uplink(uplink) {
                 Ok(()) => self.watched_uplink = uplink,
-                Err(error) => tracing::warn!(%error, uplink = %self.config.uplink, "the uplink is not watched"),
+                Err(error) => {
+                    tracing::warn!(%error, uplink = %self.config.uplink, "the uplink is not watched")
+                }
             }
         }
         let device = if_nametoindex(self.config.wireguard_device.as_str()).unwrap_or(0);

@@ -17,8 +17,11 @@ use nix::net::if_::if_nametoindex;
 /// parking budget fits (`limits.rs` of the parking queue).
 const TX_QUEUE_LEN: libc::c_int = 8192;
 
-nix::ioctl_write_int!(tun_set_iff, b'T', 202);
-nix::ioctl_write_int!(tun_set_persist, b'T', 203);
+mod call {
+    nix::ioctl_write_int!(tun_set_iff, b'T', 202);
+    nix::ioctl_write_int!(tun_set_persist, b'T', 203);
+}
+use call::{tun_set_iff, tun_set_persist};
 
 /// An open parking device.
 #[derive(Debug)]

@@ -102,7 +102,10 @@ impl World {
     }
 
     fn touch_namespace(&self, name: &str, touched: &mut Touched) {
-        let of = self.pods.range((name.to_owned(), String::new())..).take_while(|((namespace, _), _)| namespace == name);
+        let of = self
+            .pods
+            .range((name.to_owned(), String::new())..)
+            .take_while(|((namespace, _), _)| namespace == name);
         touched.pods.extend(of.map(|(key, _)| key.clone()));
     }
 }

@@ -51,6 +51,8 @@ pub struct Inbound {
     pub remote_node: String,
     /// Where it came from.
     pub peer_addr: SocketAddr,
+    /// When it connected: before any certificate was chosen or checked.
+    pub since: Instant,
     /// Its chain, verified.
     pub peer: VerifiedPeer,
     /// Until when the pair may live: the earliest of both SVIDs, its whole chain, and its proposal. Unix
@@ -292,7 +294,7 @@ impl Connection {
     async fn answer(&self, stream: TlsStream<TcpStream>, asked: Asked) -> Result<Ended, Failure> {
         let (respond, answer) = oneshot::channel();
         let not_after = asked.not_after;
-        let inbound = asked.inbound(self.peer, respond);
+        let inbound = asked.inbound(self.peer, self.started, respond);
         if self.shared.inbound.try_send(inbound).is_err() {
             return self.refuse(stream, Refusal::Overload).await;
         }
@@ -376,6 +378,7 @@ impl Asked {
     fn inbound(
         self,
         peer_addr: SocketAddr,
+        since: Instant,
         respond: oneshot::Sender<Result<InboundAccept, Refusal>>,
     ) -> Inbound {
         Inbound {
@@ -383,6 +386,7 @@ impl Asked {
             remote_identity: self.hello.identity,
             remote_node: self.hello.node,
             peer_addr,
+            since,
             peer: self.peer,
             not_after: self.not_after,
             assertions: self.hello.assertions,

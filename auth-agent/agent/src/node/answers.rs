@@ -114,7 +114,8 @@ impl Node {
         known
             .map(|(id, labels)| {
                 let pod = countersign_policy::identity::is_pod(id);
-                let spiffe_id = self.svids.id_of(id).filter(|_| pod).map(|id| id.to_string()).unwrap_or_default();
+                let spiffe_id =
+                    self.svids.id_of(id).filter(|_| pod).map(|id| id.to_string()).unwrap_or_default();
                 entry(id, labels.to_strings(), spiffe_id)
             })
             .collect()
@@ -127,7 +128,9 @@ impl Node {
     fn endpoint_entry(&self, endpoint: &crate::endpoints::Endpoint) -> api::EndpointEntry {
         let spec = &endpoint.saved.spec;
         let svid_error = match (endpoint.registered, self.svids.expiry(endpoint.identity)) {
-            (false, _) => Some("the pod is not registered (annotation countersign.dev/svid: none)".to_owned()),
+            (false, _) => {
+                Some("the pod is not registered (annotation countersign.dev/svid: none)".to_owned())
+            }
             (true, None) => Some("the identity source has not issued one".to_owned()),
             (true, Some(_)) => None,
         };
@@ -137,8 +140,14 @@ impl Node {
             pod: spec.name.clone(),
             identity: endpoint.identity,
             labels: self.identities.labels(endpoint.identity).map(|l| l.to_strings()).unwrap_or_default(),
-            ipv4: spec.ips.iter().find_map(|ip| if let std::net::IpAddr::V4(ip) = ip { Some(*ip) } else { None }),
-            ipv6: spec.ips.iter().find_map(|ip| if let std::net::IpAddr::V6(ip) = ip { Some(*ip) } else { None }),
+            ipv4: spec
+                .ips
+                .iter()
+                .find_map(|ip| if let std::net::IpAddr::V4(ip) = ip { Some(*ip) } else { None }),
+            ipv6: spec
+                .ips
+                .iter()
+                .find_map(|ip| if let std::net::IpAddr::V6(ip) = ip { Some(*ip) } else { None }),
             mac: spec.mac.clone(),
             interface: spec.interface.clone(),
             ingress_enforced: endpoint.policy.ingress_enforced,
@@ -270,14 +279,20 @@ impl Node {
     fn degradations(&self) -> Vec<String> {
         let mut reasons = Vec::new();
         if !self.world.synced {
-            reasons.push("the cluster is not known yet: endpoints keep what they had, new ones stay closed".into());
+            reasons.push(
+                "the cluster is not known yet: endpoints keep what they had, new ones stay closed".into(),
+            );
         }
         if self.servers.is_empty() {
-            reasons.push("no handshake is accepted: this node's InternalIP is not known, or the port is taken".into());
+            reasons.push(
+                "no handshake is accepted: this node's InternalIP is not known, or the port is taken".into(),
+            );
         }
         if self.encryption.watched == 0 {
             let device = &self.config.wireguard_device;
-            reasons.push(format!("{device} is not there: no pod traffic leaves this node (is countersign-wg running?)"));
+            reasons.push(format!(
+                "{device} is not there: no pod traffic leaves this node (is countersign-wg running?)"
+            ));
         }
         if self.svids.node_svid().is_none() {
             reasons.push("this node has no SVID: its WireGuard key is not announced".into());
@@ -301,7 +316,9 @@ impl Node {
         let missing: Vec<u32> = self
             .endpoints
             .iter()
-            .filter(|e| e.registered && e.identity != reserved::INIT && self.svids.expiry(e.identity).is_none())
+            .filter(|e| {
+                e.registered && e.identity != reserved::INIT && self.svids.expiry(e.identity).is_none()
+            })
             .map(|e| e.identity)
             .collect();
         let fine = self.svids.bundle().is_some() && missing.is_empty();
@@ -434,7 +451,8 @@ impl Node {
             self.metrics.set_auth_entries(name, states.get(name).copied().unwrap_or(0));
         }
         if next_expiry < u64::MAX {
-            self.metrics.set_auth_next_expiry(Duration::from_nanos(next_expiry.saturating_sub(clock::boot_ns())));
+            self.metrics
+                .set_auth_next_expiry(Duration::from_nanos(next_expiry.saturating_sub(clock::boot_ns())));
         }
         let expiry = self.svids.held().map(|(_, not_after)| not_after).min().unwrap_or(0);
         let left = Duration::from_secs(expiry.saturating_sub(clock::unix()));
@@ -525,4 +543,3 @@ fn peer(of: &countersign_wg_manager::PeerStatus) -> api::EncryptPeer {
         error: None,
     }
 }
-

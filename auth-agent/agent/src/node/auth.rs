@@ -34,7 +34,9 @@ impl Node {
                 Action::Start { pair, attempt } => self.dial(pair, attempt),
                 // The task ends by its own deadline; its result is ignored.
                 Action::Cancel { .. } => {}
-                Action::Install { pair, expires_at, generation, .. } => self.install(pair, expires_at, generation),
+                Action::Install { pair, expires_at, generation, .. } => {
+                    self.install(pair, expires_at, generation)
+                }
                 Action::Remove { pair, why } => self.withdraw(pair, why),
                 Action::Bind { ip, identity, node, generation, epoch } => {
                     self.bind(ip, Bound { identity, node, pad: 0, generation, epoch });
@@ -51,7 +53,9 @@ impl Node {
         let started_at = clock::boot_ns();
         let request = match self.request(pair) {
             Ok(request) => request,
-            Err(why) => return self.machine.handle(Event::HandshakeFailed { pair, attempt, why }, started_at),
+            Err(why) => {
+                return self.machine.handle(Event::HandshakeFailed { pair, attempt, why }, started_at);
+            }
         };
         let client = self.client.clone();
         let done = self.dialled.clone();
@@ -125,7 +129,7 @@ impl Node {
     pub(super) fn accept(&mut self, inbound: Inbound) {
         let now = clock::boot_ns();
         let verdict = self.judge(&inbound);
-        let Inbound { not_after, respond, assertions, .. } = inbound;
+        let Inbound { not_after, respond, assertions, since, .. } = inbound;
         let pair = match verdict {
             Ok(pair) => pair,
             Err(refusal) => return drop(respond.send(Err(refusal))),
@@ -134,7 +138,8 @@ impl Node {
         let event = Event::HandshakeDone {
             pair,
             via: Via::Inbound,
-            started_at: now,
+            // A revocation after that voids the handshake, however late it ends.
+            started_at: now.saturating_sub(nanoseconds(since.elapsed())),
             not_after: clock::boot_at_unix(not_after),
             assertions: self.believed(pair, assertions),
         };
@@ -211,15 +216,12 @@ impl Node {
     }
 
     fn notice(&mut self, notice: Notice) {
-        let pair = notice.pair.canonical();
         match notice.change {
             Change::Proved { inbound, .. } => {
-                self.retry_at.remove(&pair);
-                self.names.forget_failure(pair);
+                self.names.forget_failure(notice.pair);
                 self.handshakes_ok += u64::from(!inbound);
             }
-            Change::Failed { why, retry_at, .. } => {
-                self.retry_at.insert(pair, retry_at);
+            Change::Failed { why, .. } => {
                 self.metrics.handshake_failed(why.as_str());
                 *self.handshake_failures.entry(why.as_str()).or_default() += 1;
             }
@@ -288,6 +290,10 @@ impl Node {
             drop(self.datapath.backoff_clear(&key));
         }
     }
+}
+
+fn nanoseconds(span: std::time::Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn kind(of: handshake::FailureKind) -> FailureKind {

@@ -88,7 +88,9 @@ impl Node {
         let annotations = BTreeMap::from([(ANNOTATION.to_owned(), Some(text))]);
         match self.encryption.publisher.annotate(&annotations) {
             Ok(()) => self.encryption.announced = true,
-            Err(error) => tracing::warn!(%error, "this node's WireGuard key could not be published; trying again"),
+            Err(error) => {
+                tracing::warn!(%error, "this node's WireGuard key could not be published; trying again")
+            }
         }
     }
 

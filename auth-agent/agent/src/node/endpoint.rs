@@ -85,8 +85,11 @@ impl Node {
                 let message = format!("ips: {ip} is that of {who}; remove that endpoint first");
                 return Err(api::Error::new(api::ErrorKind::Conflict, message));
             }
-            if theirs.interface == spec.interface && if_nametoindex(spec.interface.as_str()) == Ok(other.saved.ifindex) {
-                let message = format!("interface: {:?} is that of {who}; remove that endpoint first", spec.interface);
+            if theirs.interface == spec.interface
+                && if_nametoindex(spec.interface.as_str()) == Ok(other.saved.ifindex)
+            {
+                let message =
+                    format!("interface: {:?} is that of {who}; remove that endpoint first", spec.interface);
                 return Err(api::Error::new(api::ErrorKind::Conflict, message));
             }
         }
@@ -119,7 +122,9 @@ impl Node {
         let Some(endpoint) = self.endpoints.get(slot) else { return };
         let key = endpoint.key();
         let Some(pod) = self.world.pods.get(&key) else { return };
-        let Some(identity) = self.identities.placement(&key).map(|placement| placement.identity) else { return };
+        let Some(identity) = self.identities.placement(&key).map(|placement| placement.identity) else {
+            return;
+        };
         let registered = pod.annotations.get(SVID_ANNOTATION).is_none_or(|value| value != "none");
         if endpoint.identity == identity && endpoint.registered == registered {
             return;
@@ -157,7 +162,8 @@ impl Node {
                 }
                 Some(_) => self.waiting.push_back(one),
                 None => {
-                    let gone = api::Error::new(api::ErrorKind::NotFound, "the endpoint was removed meanwhile");
+                    let gone =
+                        api::Error::new(api::ErrorKind::NotFound, "the endpoint was removed meanwhile");
                     super::answers::refuse(one.responder, gone);
                 }
             }
@@ -198,7 +204,8 @@ impl Node {
         let pinned = self.datapath.endpoints();
         for saved in self.endpoints.saved() {
             let alive = if_nametoindex(saved.spec.interface.as_str()) == Ok(saved.ifindex);
-            let record = pinned.iter().find(|record| record.slot == saved.slot && record.ifindex == saved.ifindex);
+            let record =
+                pinned.iter().find(|record| record.slot == saved.slot && record.ifindex == saved.ifindex);
             let (true, Some(record)) = (alive, record) else { continue };
             let slot = saved.slot;
             if let Err(error) = self.open_endpoint(saved, record.identity) {

@@ -10,8 +10,8 @@ use countersign_ebpf_common::event::{Event, kind};
 use countersign_ebpf_common::reason;
 use countersign_ebpf_loader::Events;
 use countersign_flows::{
-    Context, Direction, Endpoint, Filter, FilterSpec, Flow, FlowEvent, L4, PolicyName, Resolve, Verdict, Workload,
-    to_flow,
+    Context, Direction, Endpoint, Filter, FilterSpec, Flow, FlowEvent, L4, PolicyName, Resolve, Verdict,
+    Workload, to_flow,
 };
 use countersign_policy::Repository;
 use countersign_policy::identity::reserved_name;
@@ -28,7 +28,6 @@ const FAILURES: usize = 4096;
 /// What is remembered of a pair's last failure.
 #[derive(Clone, Debug)]
 pub(super) struct LastFailure {
-    pub(super) kind: &'static str,
     pub(super) message: String,
     pub(super) at: u64,
 }
@@ -45,7 +44,7 @@ impl Names {
     }
 
     pub(super) fn remember_failure(&mut self, pair: Pair, failure: &Failure) {
-        let last = LastFailure { kind: failure.kind.name(), message: failure.to_string(), at: clock::unix() };
+        let last = LastFailure { message: failure.to_string(), at: clock::unix() };
         self.failures.insert(pair.canonical(), last);
         if self.failures.len() > FAILURES {
             let oldest = self.failures.iter().min_by_key(|(_, last)| last.at).map(|(pair, _)| *pair);
@@ -144,7 +143,9 @@ impl Node {
                 let reason = known.unwrap_or_else(|| why.as_str().to_owned());
                 (Verdict::Error, "auth-failed", format!("handshake failed ({attempts} in a row): {reason}"))
             }
-            Change::Removed(why) => (Verdict::Traced, "revoked", format!("proof withdrawn: {}", why.as_str())),
+            Change::Removed(why) => {
+                (Verdict::Traced, "revoked", format!("proof withdrawn: {}", why.as_str()))
+            }
         };
         let resolver = self.resolver();
         let side = |identity| Endpoint { identity, workload: resolver.workload(identity, None), ip: None };

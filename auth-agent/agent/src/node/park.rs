@@ -66,7 +66,7 @@ impl Node {
         if !matches!(why, DiscardReason::BackOff(_) | DiscardReason::Failed(_)) {
             return;
         }
-        let Some(until) = self.retry_at.get(&pair.canonical()).copied() else { return };
+        let Some(until) = self.machine.quiet_until(pair, clock::boot_ns()) else { return };
         for pair in [Some(pair), pair.mirror()].into_iter().flatten() {
             if let Err(error) = self.datapath.backoff_set(super::auth::key(pair), until) {
                 tracing::debug!(%error, "a back-off is not in the kernel; the agent drops instead");

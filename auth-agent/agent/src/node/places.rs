@@ -99,7 +99,8 @@ impl Node {
     fn follow_named_ports(&mut self, pods: &BTreeSet<PodKey>) -> BTreeSet<u32> {
         let mut affected = BTreeSet::new();
         for key in pods {
-            let (Some(pod), Some(placement)) = (self.world.pods.get(key), self.identities.placement(key)) else {
+            let (Some(pod), Some(placement)) = (self.world.pods.get(key), self.identities.placement(key))
+            else {
                 continue;
             };
             if pod.ports.is_empty() {
@@ -107,7 +108,10 @@ impl Node {
             }
             let mut ports = NamedPorts::new();
             for port in &pod.ports {
-                ports.entry((protocol_number(&port.protocol), port.name.clone())).or_default().insert(port.port);
+                ports
+                    .entry((protocol_number(&port.protocol), port.name.clone()))
+                    .or_default()
+                    .insert(port.port);
             }
             affected.extend(self.policies.set_named_ports(placement.identity, ports));
         }
@@ -206,7 +210,8 @@ impl Node {
     }
 
     fn node_prefix(&self, net: IpNet) -> Option<IpEntry> {
-        let node = self.world.nodes.values().find(|node| node.pod_cidrs.iter().any(|own| own.trunc() == net))?;
+        let node =
+            self.world.nodes.values().find(|node| node.pod_cidrs.iter().any(|own| own.trunc() == net))?;
         let id = self.node_ids.id(&node.name)?;
         let place = if id == THIS_NODE { flag::LOCAL } else { flag::ENCRYPTED };
         Some(IpEntry { identity: reserved::UNKNOWN, node: id, flags: flag::POD | place })
@@ -225,7 +230,9 @@ impl Node {
         match (done, entry) {
             (Ok(()), Some(entry)) => drop(self.encryption.addresses.insert(net, entry)),
             (Ok(()), None) => drop(self.encryption.addresses.remove(&net)),
-            (Err(error), _) => tracing::error!(%net, %error, "an address is not as it should be in the datapath"),
+            (Err(error), _) => {
+                tracing::error!(%net, %error, "an address is not as it should be in the datapath")
+            }
         }
         true
     }

@@ -13,6 +13,7 @@ use super::Node;
 use crate::clock;
 use crate::config::{Config, KeyExchange};
 use crate::handshake::{self, PeerNames, SharedSvidStore, SvidStore, Tls};
+use crate::limits;
 
 /// Wishes that the source has not taken yet: every endpoint of a node may change at once.
 const WISHES: usize = 8192;
@@ -139,8 +140,10 @@ impl Node {
             .map(|endpoint| endpoint.identity)
             .filter(|identity| countersign_policy::identity::is_pod(*identity))
             .collect();
-        let wanted: BTreeMap<SpiffeId, u32> =
-            identities.iter().filter_map(|identity| Some((self.svids.id_of(*identity)?, *identity))).collect();
+        let wanted: BTreeMap<SpiffeId, u32> = identities
+            .iter()
+            .filter_map(|identity| Some((self.svids.id_of(*identity)?, *identity)))
+            .collect();
         let before = std::mem::replace(&mut self.svids.wanted, wanted.clone());
         for id in wanted.keys().filter(|id| !before.contains_key(id)) {
             self.svids.wish(Wish::Want(id.clone()));
@@ -157,8 +160,13 @@ impl Node {
             Update::Bundle(domain, bundle) => {
                 self.svids.store.set_bundle(Arc::clone(&bundle));
                 if domain == self.svids.domain {
-                    self.svids.bundle = Some(bundle);
+                    let before = self.svids.bundle.replace(bundle);
                     self.encryption.dirty = true;
+                    if before.is_some() {
+                        // What the old authorities vouched for has to be proved under the new ones.
+                        let within = limits::REVALIDATE_WITHIN;
+                        self.machine.handle(Event::Revalidate { within }, clock::boot_ns());
+                    }
                 }
             }
             Update::Svid(id, svid) if id == self.svids.node_id => {

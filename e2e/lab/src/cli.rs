@@ -1,6 +1,7 @@
 //! `countersign lab …`.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
@@ -239,10 +240,12 @@ fn take_down(which: &Which, all: bool) -> Result<ExitCode> {
 
 fn show(which: &Which, output: Output) -> Result<ExitCode> {
     let view = Lab::attach(&which.name)?.view();
-    match output {
-        Output::Text => println!("{}", view.to_text()),
-        Output::Json => println!("{}", serde_json::to_string_pretty(&view)?),
-    }
+    let text = match output {
+        Output::Text => view.to_text(),
+        Output::Json => serde_json::to_string_pretty(&view)?,
+    };
+    // Whoever reads may stop early, as `head` does; that is no failure of ours.
+    let _ = writeln!(std::io::stdout(), "{text}");
     Ok(ExitCode::SUCCESS)
 }
 

@@ -19,6 +19,7 @@ use crate::scene::{self, Group};
 
 const CLIENT: Group = Group { name: "client", node: "node1", app: "client", count: 2 };
 const SERVER: Group = Group { name: "server", node: "node2", app: "server", count: 1 };
+const NODES: [&str; 2] = ["node1", "node2"];
 const UDP: u16 = 9003;
 const TCP: u16 = 8003;
 /// Where the new pair of `--kill-agent` connects.
@@ -113,26 +114,30 @@ impl Flows {
     }
 }
 
-/// Counts handshakes of the client's node from where the run began, over restarts of its agent.
+/// Counts handshakes from where the run began, over restarts of an agent. Whichever node dials counts one.
 struct Watch<'a> {
     world: &'a World,
-    last: u64,
+    last: [u64; NODES.len()],
     renewals: u64,
 }
 
 impl<'a> Watch<'a> {
     fn new(world: &'a World) -> Result<Self> {
-        // The flows' own first handshake is no renewal.
+        // The flows' own first handshakes are no renewals.
         std::thread::sleep(Duration::from_secs(1));
-        let last = world.agent("node1")?.status()?.authentication.handshakes_ok;
-        Ok(Self { world, last, renewals: 0 })
+        let mut watch = Self { world, last: [0; NODES.len()], renewals: 0 };
+        watch.look()?;
+        watch.renewals = 0;
+        Ok(watch)
     }
 
     fn look(&mut self) -> Result<()> {
-        let now = self.world.agent("node1")?.status()?.authentication.handshakes_ok;
-        // An agent that started anew counts from nothing.
-        self.renewals += if now < self.last { now } else { now - self.last };
-        self.last = now;
+        for (node, last) in NODES.iter().zip(&mut self.last) {
+            let now = self.world.agent(node)?.status()?.authentication.handshakes_ok;
+            // An agent that started anew counts from nothing.
+            self.renewals += if now < *last { now } else { now - *last };
+            *last = now;
+        }
         Ok(())
     }
 }

@@ -1,12 +1,12 @@
 //! The flow a packet belongs to: the cached verdict where it still holds, a new one otherwise.
 
 use crate::at::At;
-use crate::ct::{CtEntry, CtKey, role, state};
+use crate::ct::{CtEntry, CtKey, state};
 use crate::decide::{Question, Verdict};
 use crate::endpoint::Epochs;
 use crate::limits;
 use crate::maps::Maps;
-use crate::packet::{Kind, Packet, echo_direction, policy_port};
+use crate::packet::{Kind, Packet, policy_port};
 use crate::policy::auth_type;
 use crate::proto;
 use crate::proto::tcp;
@@ -74,7 +74,6 @@ pub fn recall<M: Maps>(maps: &M, at: &At<'_>, packet: &Packet, recall: &mut Reca
 
 #[inline(always)]
 fn question(key: &CtKey, family: u8, opened: u8) -> Question {
-    let opened = if key.role == role::NONE { opened } else { echo_direction(key.role) };
     Question {
         remote: key.remote,
         port: policy_port(key, family, opened),

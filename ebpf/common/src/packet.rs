@@ -131,13 +131,6 @@ pub const fn policy_port(key: &CtKey, family: u8, opened: u8) -> u16 {
     if opened == direction::EGRESS { key.remote_port } else { key.local_port }
 }
 
-/// The direction in which the flow of an echo is opened: away from who asks.
-#[must_use]
-#[inline(always)]
-pub const fn echo_direction(role: u8) -> u8 {
-    if role == role::LOCAL_ASKS { direction::EGRESS } else { direction::INGRESS }
-}
-
 /// Type of an echo request.
 #[must_use]
 #[inline(always)]

@@ -15,9 +15,13 @@ use crate::device;
 /// Whatever went wrong, for people.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Our place among the filters of a clsact qdisc: the first.
+/// Our place among the filters of a clsact qdisc: the first, each program with a handle of its own.
 const PRIORITY: u16 = 1;
-const HANDLE: TcHandle = TcHandle::new(0, 1);
+
+fn handle(name: &str) -> TcHandle {
+    let number = program::ALL.into_iter().position(|known| known == name).unwrap_or(program::ALL.len());
+    TcHandle::new(0, number as u16 + 1)
+}
 
 /// Which way packets go where the program sits.
 pub(crate) fn hook(name: &str) -> TcAttachType {
@@ -134,11 +138,11 @@ fn attach_clsact(program: &mut SchedClassifier, name: &'static str, ifindex: u32
     let device = device::name(ifindex)?;
     // It may be there already, ours or another's; attaching tells if it is not.
     drop(tc::qdisc_add_clsact(&device));
-    let old = SchedClassifierLink::attached(&device, hook(name), PRIORITY, HANDLE, None)?;
+    let old = SchedClassifierLink::attached(&device, hook(name), PRIORITY, handle(name), None)?;
     let id = match program.attach_to_link(old) {
         Ok(id) => id,
         Err(_) => {
-            let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+            let options = NlOptions { priority: PRIORITY, handle: handle(name), classid: None };
             program.attach_with_options(&device, hook(name), TcAttachOptions::Netlink(options))?
         }
     };

@@ -41,6 +41,8 @@ pub struct MapSizes {
     pub auth: u32,
     /// Asserted addresses, per family.
     pub bound: u32,
+    /// Fragmented datagrams, per family.
+    pub fragments: u32,
 }
 
 impl Default for MapSizes {
@@ -53,6 +55,7 @@ impl Default for MapSizes {
             policy_lpm: limits::POLICY_LPM_ENTRIES,
             auth: limits::AUTH_ENTRIES,
             bound: limits::BOUND_ENTRIES,
+            fragments: limits::FRAG_ENTRIES,
         }
     }
 }
@@ -81,6 +84,8 @@ impl MapSizes {
             ("cs_auth", self.auth),
             ("cs_bound4", self.bound),
             ("cs_bound6", self.bound),
+            ("cs_frag4", self.fragments),
+            ("cs_frag6", self.fragments),
         ];
         for (map, size) in sizes {
             loader.map_max_entries(map, size);

@@ -6,19 +6,17 @@ use crate::Datapath;
 use crate::error::Error;
 use crate::open;
 
-/// The kernel's `struct __sk_buff`: what of the context can be set, and all of it that is read back.
+/// The kernel's `struct __sk_buff`, of which interface and mark can be set. The interface must exist in this
+/// network namespace.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Skb {
     head: [u32; 2],
-    /// `skb->mark`.
-    pub mark: u32,
+    mark: u32,
     queue: [u32; 5],
-    /// Priority; must be 0.
     priority: u32,
     ingress_ifindex: u32,
-    /// Interface the packet is on; must exist in this network namespace.
-    pub ifindex: u32,
+    ifindex: u32,
     tail: [u32; 37],
 }
 
@@ -27,6 +25,12 @@ impl Skb {
     #[must_use]
     pub const fn on(ifindex: u32) -> Self {
         Self { head: [0; 2], mark: 0, queue: [0; 5], priority: 0, ingress_ifindex: 0, ifindex, tail: [0; 37] }
+    }
+
+    /// The same with a mark.
+    #[must_use]
+    pub const fn marked(self, mark: u32) -> Self {
+        Self { mark, ..self }
     }
 }
 

@@ -1,4 +1,9 @@
 //! A world of one's own for a test: network and mount namespace, bpffs, programs loaded.
+#![allow(dead_code, reason = "every test file takes what it needs")]
+
+pub mod device;
+pub mod lab;
+pub mod scene;
 
 use std::path::PathBuf;
 
@@ -9,7 +14,7 @@ use nix::sched::{CloneFlags, unshare};
 /// The namespaces of this thread, and where its pins go.
 pub struct World {
     pub config: OpenConfig,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl World {
@@ -33,27 +38,34 @@ impl World {
         let dir = tempfile::tempdir()?;
         mount(Some("bpf"), dir.path(), Some("bpf"), MsFlags::empty(), none)?;
         let config = OpenConfig { pin_dir: dir.path().join("cs"), sizes: small(), force_clsact: false };
-        Ok(Self { config, _dir: dir })
+        Ok(Self { config, dir })
     }
 
     pub fn open(&self) -> Datapath {
         Datapath::open(&self.config).unwrap_or_else(|error| panic!("{error}\n{error:?}"))
     }
 
-    #[expect(dead_code, reason = "not every test looks at the pins")]
+    pub fn links(&self) -> Vec<String> {
+        let links = std::fs::read_dir(self.pins().join("links")).unwrap();
+        let mut names: Vec<_> =
+            links.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
     pub fn pins(&self) -> PathBuf {
         self.config.pin_dir.clone()
     }
 }
 
-fn small() -> MapSizes {
-    MapSizes {
-        flows: 65_536,
-        addresses: 65_536,
-        prefixes: 4_096,
-        policy: 65_536,
-        policy_lpm: 65_536,
-        auth: 65_536,
-        bound: 65_536,
+impl Drop for World {
+    fn drop(&mut self) {
+        // The directory can only be removed once nothing is mounted there.
+        let unmounted = nix::mount::umount2(self.dir.path(), nix::mount::MntFlags::MNT_DETACH);
+        assert!(unmounted.is_ok() || std::thread::panicking());
     }
+}
+
+fn small() -> MapSizes {
+    MapSizes { flows: 65_536, addresses: 65_536, policy: 65_536, policy_lpm: 65_536, ..MapSizes::default() }
 }

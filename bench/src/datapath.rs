@@ -144,7 +144,8 @@ impl Bench {
         for (local, remote, ip) in [(A_IDENTITY, B_IDENTITY, B), (B_IDENTITY, A_IDENTITY, A)] {
             let key = AuthKey { local, remote, node: 0, auth_type: auth_type::SPIRE, pad: 0 };
             // The boot clock will not come to that.
-            self.datapath.auth_upsert(key, AuthValue { expires_at: u64::MAX / 2, epoch: 0, generation: 1 })?;
+            self.datapath
+                .auth_upsert(key, AuthValue { expires_at: u64::MAX / 2, epoch: 0, generation: 1 })?;
             self.datapath.bind(ip, Bound { identity: remote, ..Bound::default() })?;
         }
         Ok(())
@@ -166,7 +167,11 @@ impl Bench {
             self.row(TO_POD, "established", b, &data_in, PASS)?,
             self.row(TO_POD, "reply", a, &answer, PASS)?,
             self.row(FROM_POD, "denied, event suppressed", a, &denied, DROP)?,
-            self.singles("first packet, one by one, table entry made", |port| out.tcp(port, 80, tcp::SYN), PASS)?,
+            self.singles(
+                "first packet, one by one, table entry made",
+                |port| out.tcp(port, 80, tcp::SYN),
+                PASS,
+            )?,
         ];
         rows.push(self.delivered(&out)?);
         self.require()?;
@@ -191,7 +196,14 @@ impl Bench {
         ])
     }
 
-    fn row(&mut self, program: &'static str, case: &'static str, ifindex: u32, packet: &[u8], want: i32) -> Result<Row> {
+    fn row(
+        &mut self,
+        program: &'static str,
+        case: &'static str,
+        ifindex: u32,
+        packet: &[u8],
+        want: i32,
+    ) -> Result<Row> {
         let mut least = u64::MAX;
         for _ in 0..ROUNDS {
             let run = self.datapath.test_run(program, packet, &Skb::on(ifindex), REPEAT)?;
@@ -206,7 +218,8 @@ impl Bench {
     fn singles(&mut self, case: &'static str, packet: impl Fn(u16) -> Vec<u8>, want: i32) -> Result<Row> {
         let mut sum = 0;
         for port in 0..SINGLES {
-            let run = self.datapath.test_run(FROM_POD, &packet(10_000 + port), &Skb::on(self.a.ifindex), 1)?;
+            let run =
+                self.datapath.test_run(FROM_POD, &packet(10_000 + port), &Skb::on(self.a.ifindex), 1)?;
             ensure!(run.action == want, "{case}: {} instead of {want}", run.action);
             sum += run.nanoseconds;
         }
@@ -227,7 +240,8 @@ impl Bench {
 
     fn lost(&self) -> Result<usize> {
         let rows = self.datapath.metrics()?;
-        let denied = rows.iter().find(|row| (row.direction, row.reason) == (metrics::EGRESS, reason::POLICY_DENIED));
+        let denied =
+            rows.iter().find(|row| (row.direction, row.reason) == (metrics::EGRESS, reason::POLICY_DENIED));
         Ok(denied.map_or(0, |row| row.counter.lost as usize))
     }
 

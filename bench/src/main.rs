@@ -1,5 +1,6 @@
 //! `countersign-bench NAME [--json]`: one measurement each, on a real lab where one is needed (as root).
 
+mod datapath;
 mod first_connection;
 mod first_datagram;
 mod handshakes;
@@ -7,6 +8,8 @@ mod limits;
 mod renewal;
 mod report;
 mod scene;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -23,6 +26,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Benchmark {
+    /// What the eBPF programs cost per packet, and how long the verifier's work on them is
+    Datapath,
     /// The first TCP connection of fresh pairs, with parking and without; later ones beside an open path
     FirstConnection,
     /// 1,000 fresh pairs, one datagram each; 100 pairs, 20 datagrams at once
@@ -40,9 +45,19 @@ enum Benchmark {
     Handshakes,
 }
 
-fn main() -> anyhow::Result<()> {
-    let Arguments { benchmark, json } = Arguments::parse();
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("countersign-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(Arguments { benchmark, json }: Arguments) -> anyhow::Result<()> {
     match benchmark {
+        Benchmark::Datapath => datapath::run(json),
         Benchmark::FirstConnection => first_connection::run(json),
         Benchmark::FirstDatagram => first_datagram::run(json),
         Benchmark::Renewal { seconds, kill_agent } => renewal::run(json, seconds, kill_agent),

@@ -16,25 +16,26 @@ pub(crate) enum Replace {
     No,
 }
 
-/// Writes a file that is there whole or not at all, also after a power cut.
+/// Writes a file that is there whole or not at all, whoever dies in between.
+///
+/// It is not forced to the disk: what components write is under `/run`, which a power cut empties anyway, and
+/// an agent that waits for a busy disk keeps its handshakes waiting.
 ///
 /// # Errors
 /// `AlreadyExists` where it may not replace; a full disk leaves what was there.
 pub(crate) fn write(path: &Path, content: &str, replace: Replace) -> io::Result<()> {
     let temporary = temporary(path)?;
-    let written = write_synced(&temporary, content).and_then(|()| rename(&temporary, path, replace));
+    let written = write_whole(&temporary, content).and_then(|()| rename(&temporary, path, replace));
     if written.is_err() {
         let _ = fs::remove_file(&temporary);
     }
-    written?;
-    path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+    written
 }
 
-fn write_synced(path: &Path, content: &str) -> io::Result<()> {
+fn write_whole(path: &Path, content: &str) -> io::Result<()> {
     let flags = (OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC).bits();
     let mut file = File::options().write(true).create_new(true).mode(0o644).custom_flags(flags).open(path)?;
-    file.write_all(content.as_bytes())?;
-    file.sync_all()
+    file.write_all(content.as_bytes())
 }
 
 fn rename(from: &Path, to: &Path, replace: Replace) -> io::Result<()> {

@@ -22,6 +22,8 @@ pub struct Saved {
     pub ifindex: u32,
     /// MAC of the interface.
     pub host_mac: [u8; 6],
+    /// The identity it had last: peers may have been told.
+    pub identity: u32,
 }
 
 /// One endpoint.
@@ -85,13 +87,12 @@ impl Endpoints {
         (self.next..end).chain(1..self.next).find(|slot| !self.by_slot.contains_key(slot))
     }
 
-    /// Enters an endpoint and saves all.
+    /// Enters an endpoint; to be saved.
     pub fn insert(&mut self, endpoint: Endpoint) {
         let slot = endpoint.saved.slot;
         self.next = slot.saturating_add(1).min(u16::try_from(SLOTS - 1).unwrap_or(1)).max(1);
         self.by_pod.insert(endpoint.key(), slot);
         self.by_slot.insert(slot, endpoint);
-        self.save();
     }
 
     /// Takes an endpoint out and saves the rest.
@@ -100,6 +101,14 @@ impl Endpoints {
         self.by_pod.remove(&endpoint.key());
         self.save();
         Some(endpoint)
+    }
+
+    /// Remembers the identity of an endpoint over a restart.
+    pub fn save_identity(&mut self, slot: u16, identity: u32) {
+        if let Some(endpoint) = self.by_slot.get_mut(&slot) {
+            endpoint.saved.identity = identity;
+            self.save();
+        }
     }
 
     /// The endpoint in a slot.
@@ -141,7 +150,8 @@ impl Endpoints {
         of.flat_map(|endpoint| endpoint.saved.spec.ips.iter().map(|ip| (*ip, endpoint.generation())))
     }
 
-    fn save(&self) {
+    /// Saves all, for after a restart.
+    pub fn save(&self) {
         let all: Vec<&Saved> = self.by_slot.values().map(|endpoint| &endpoint.saved).collect();
         if let Err(error) = self.file.save(&all) {
             tracing::warn!(%error, "endpoints not saved: after a restart they stay closed until added again");

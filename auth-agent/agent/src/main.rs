@@ -18,7 +18,8 @@ use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let config = Config::parse();
-    let filter = EnvFilter::try_new(&config.log).unwrap_or_else(|_| EnvFilter::new("info"));
+    let quiet = ",netlink_packet_route=error";
+    let filter = EnvFilter::try_new(config.log.clone() + quiet).unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,

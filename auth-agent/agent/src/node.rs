@@ -12,6 +12,7 @@ mod park;
 mod places;
 mod policy;
 mod svids;
+mod withdraw;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -46,6 +47,7 @@ use self::encryption::Encryption;
 use self::endpoint::Waiting;
 use self::observe::Names;
 use self::svids::Svids;
+use self::withdraw::Told;
 
 /// Name of the parking device.
 pub const PARK_DEVICE: &str = "cs_park";
@@ -62,6 +64,7 @@ pub struct Node {
     tap: Arc<AsyncFd<Tap>>,
     machine: Machine,
     parking: Parking<Vec<u8>>,
+    told: Told,
     world: World,
     identities: Identities,
     node_ids: NodeIds,
@@ -116,7 +119,9 @@ impl Node {
         datapath.attach_park(settings.park_ifindex).context("attaching to the parking device")?;
         let events = datapath.take_events().context("the event ring is taken")?;
 
-        let source = DirConfig::new(config.manifests.clone(), config.status_dir.clone());
+        let mut source = DirConfig::new(config.manifests.clone(), config.status_dir.clone());
+        // A policy that was in force and whose file is broken at the next start stays in force.
+        source.accepted = Some(config.run_dir.join("accepted"));
         let (changes, handle) = DirSource::spawn(source).context("watching the manifests")?;
         let (svids, updates) = Svids::open(&config).await?;
         let (dialled, dialled_in) = mpsc::channel(limits::HANDSHAKE_RESULTS);
@@ -133,6 +138,7 @@ impl Node {
             tap: Arc::clone(&tap),
             machine: Machine::new(machine_config, seed()),
             parking: Parking::new(ParkLimits::default()),
+            told: Told::default(),
             world: World::default(),
             identities: Identities::new(IdentityRegistry::new(&config.status_dir)),
             node_ids: NodeIds::restore(run_file("nodes.json"), &config.node_name),
@@ -254,6 +260,7 @@ impl Node {
             self.watch_devices();
             if self.world.synced {
                 self.listen();
+                self.withdraw_due();
             }
             self.refresh_encryption();
         }

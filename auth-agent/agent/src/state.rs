@@ -1,6 +1,7 @@
 //! State that outlives the agent: small JSON files in the run directory.
 //!
-//! A file is written whole to a temporary name and renamed, 0600, never through a symbolic link. One that
+//! A file is written whole to a temporary name and renamed, 0600, never through a symbolic link; it is not
+//! forced to the disk, since `/run` does not outlive a power cut, and the node task waits for it. One that
 //! cannot be read is reported and treated as absent: what it says can be learnt again, only slower.
 
 use std::fs::{File, OpenOptions, rename};
@@ -63,7 +64,6 @@ impl StateFile {
             .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
             .open(&temporary)?;
         file.write_all(&serde_json::to_vec(value)?)?;
-        file.sync_all()?;
         rename(&temporary, &self.path)
     }
 }

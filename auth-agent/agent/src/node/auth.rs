@@ -16,9 +16,21 @@ use crate::node_ids::THIS_NODE;
 #[derive(Debug)]
 pub struct Dialled {
     pair: Pair,
-    attempt: u64,
+    purpose: Purpose,
     started_at: u64,
     result: Result<Box<Outcome>, Failure>,
+}
+
+/// What a handshake of ours is for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Purpose {
+    /// The state machine asked for it.
+    Prove {
+        /// Its number of the attempt.
+        attempt: u64,
+    },
+    /// A peer is to unlearn addresses.
+    Withdraw,
 }
 
 /// The key of a pair in the datapath.
@@ -50,20 +62,23 @@ impl Node {
     }
 
     fn dial(&mut self, pair: Pair, attempt: u64) {
+        if let Err(why) = self.start(pair, Purpose::Prove { attempt }) {
+            self.machine.handle(Event::HandshakeFailed { pair, attempt, why }, clock::boot_ns());
+        }
+    }
+
+    /// Starts a handshake; its end comes as [`Dialled`].
+    pub(super) fn start(&mut self, pair: Pair, purpose: Purpose) -> Result<(), FailureKind> {
         let started_at = clock::boot_ns();
-        let request = match self.request(pair) {
-            Ok(request) => request,
-            Err(why) => {
-                return self.machine.handle(Event::HandshakeFailed { pair, attempt, why }, started_at);
-            }
-        };
+        let request = self.request(pair)?;
         let client = self.client.clone();
         let done = self.dialled.clone();
         tokio::spawn(async move {
             let result = client.handshake(request).await.map(Box::new);
             // The node task has ended: so does the agent.
-            let _ = done.send(Dialled { pair, attempt, started_at, result }).await;
+            let _ = done.send(Dialled { pair, purpose, started_at, result }).await;
         });
+        Ok(())
     }
 
     fn request(&self, pair: Pair) -> Result<handshake::Request, FailureKind> {
@@ -98,28 +113,39 @@ impl Node {
 
     /// One of our handshakes has ended.
     pub(super) fn dialled(&mut self, dialled: Dialled) {
-        let Dialled { pair, attempt, started_at, result } = dialled;
-        let now = clock::boot_ns();
-        let outcome = match result {
-            Ok(outcome) => *outcome,
-            Err(failure) => {
-                let (remote, node) = (pair.remote, pair.node);
-                tracing::debug!(local = pair.local, remote, node, %failure, "handshake failed");
-                self.names.remember_failure(pair, &failure);
-                let why = kind(failure.kind);
-                return self.machine.handle(Event::HandshakeFailed { pair, attempt, why }, now);
+        let Dialled { pair, purpose, started_at, result } = dialled;
+        match (purpose, result) {
+            (Purpose::Prove { attempt }, Ok(outcome)) => self.proved(pair, attempt, started_at, *outcome),
+            (Purpose::Prove { attempt }, Err(failure)) => self.failed(pair, attempt, &failure),
+            (Purpose::Withdraw, Ok(outcome)) => {
+                tokio::spawn(outcome.ack.send());
+                self.withdrawn(pair, None);
             }
-        };
+            (Purpose::Withdraw, Err(failure)) => self.withdrawn(pair, Some(&failure)),
+        }
+    }
+
+    fn failed(&mut self, pair: Pair, attempt: u64, failure: &Failure) {
+        let (remote, node) = (pair.remote, pair.node);
+        tracing::debug!(local = pair.local, remote, node, %failure, "handshake failed");
+        self.names.remember_failure(pair, failure);
+        let why = kind(failure.kind);
+        self.machine.handle(Event::HandshakeFailed { pair, attempt, why }, clock::boot_ns());
+    }
+
+    fn proved(&mut self, pair: Pair, attempt: u64, started_at: u64, outcome: Outcome) {
+        let not_after = clock::boot_at_unix(outcome.not_after);
         let event = Event::HandshakeDone {
             pair,
             via: Via::Dialled { attempt },
             started_at,
-            not_after: clock::boot_at_unix(outcome.not_after),
+            not_after,
             assertions: self.believed(pair, outcome.assertions),
         };
         self.latency.push(outcome.duration);
         self.metrics.handshake_ok(outcome.duration);
-        self.machine.handle(event, now);
+        self.told.note(pair.local, pair.remote, pair.node, not_after);
+        self.machine.handle(event, clock::boot_ns());
         // The server is told after our entry is in the map.
         self.act();
         tokio::spawn(outcome.ack.send());
@@ -146,6 +172,7 @@ impl Node {
         self.machine.handle(event, now);
         self.act();
         let assertions = self.own_assertions(pair.local);
+        self.told.note(pair.local, pair.remote, pair.node, clock::boot_at_unix(not_after));
         drop(respond.send(Ok(InboundAccept { assertions, not_after, confirmed: None })));
     }
 
@@ -280,6 +307,7 @@ impl Node {
                 continue;
             }
             let AuthValue { expires_at, epoch, generation } = value;
+            self.told.note(key.local, key.remote, key.node, expires_at);
             self.machine.handle(Event::Restored { pair, expires_at, epoch, generation }, now);
         }
         for (ip, bound) in self.datapath.bound() {

@@ -27,6 +27,7 @@ pub(super) struct Encryption {
     pub(super) dirty: bool,
     /// This node's key is announced with its present SVID.
     pub(super) announced: bool,
+    /// When announcing it was last tried: a directory that cannot be written is not tried at every turn.
     attempted: Option<Instant>,
     /// Index of the device that is being watched.
     pub(super) watched: u32,
@@ -61,6 +62,14 @@ impl Encryption {
     }
 }
 
+impl Encryption {
+    /// The announcement is to be signed with a new SVID.
+    pub(super) fn renew_announcement(&mut self) {
+        self.announced = false;
+        self.attempted = None;
+    }
+}
+
 impl Node {
     /// Announces this node's key and sets the peers, where something changed or has not worked yet.
     pub(super) fn refresh_encryption(&mut self) {
@@ -69,7 +78,6 @@ impl Node {
         }
         let late = self.encryption.attempted.is_none_or(|at| at.elapsed() >= limits::ENCRYPTION_RETRY);
         if !self.encryption.announced && late {
-            self.encryption.attempted = Some(Instant::now());
             self.announce_key();
         }
         if self.encryption.dirty && self.world.synced && self.svids.bundle().is_some() {
@@ -80,6 +88,7 @@ impl Node {
 
     fn announce_key(&mut self) {
         let Some(svid) = self.svids.node_svid().cloned() else { return };
+        self.encryption.attempted = Some(Instant::now());
         let (key, epoch) = (self.encryption.manager.public_key(), self.encryption.manager.epoch());
         let text = match announce(&svid, &self.config.node_name, key, epoch) {
             Ok(text) => text,

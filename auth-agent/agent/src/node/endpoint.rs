@@ -64,9 +64,10 @@ impl Node {
             .free_slot()
             .ok_or_else(|| api::Error::new(api::ErrorKind::Overloaded, "every slot of this node is taken"))?;
         self.clear_policy(slot);
-        let saved = Saved { spec, slot, ifindex, host_mac };
+        let saved = Saved { spec, slot, ifindex, host_mac, identity: reserved::INIT };
         self.open_endpoint(saved, reserved::INIT)
             .map_err(|error| api::Error::new(api::ErrorKind::Internal, error.to_string()))?;
+        self.endpoints.save();
         self.settle_endpoint(slot);
         Ok(slot)
     }
@@ -77,6 +78,14 @@ impl Node {
 
     /// An address or an interface belongs to one endpoint.
     fn refuse_taken(&self, spec: &api::EndpointSpec, key: &PodKey) -> Result<(), api::Error> {
+        for ip in &spec.ips {
+            if let Some((identity, nodes)) = self.told.resting(*ip) {
+                let message = format!(
+                    "ips: {ip} is still believed to be identity {identity}'s at {nodes} nodes; try again, or take another"
+                );
+                return Err(api::Error::new(api::ErrorKind::Unavailable, message));
+            }
+        }
         let others = self.endpoints.iter().filter(|endpoint| endpoint.key() != *key);
         for other in others {
             let theirs = &other.saved.spec;
@@ -129,9 +138,14 @@ impl Node {
         if endpoint.identity == identity && endpoint.registered == registered {
             return;
         }
+        let (before, ips) = (endpoint.identity, endpoint.saved.spec.ips.clone());
         if let Some(endpoint) = self.endpoints.get_mut(slot) {
             endpoint.identity = identity;
             endpoint.registered = registered;
+        }
+        if before != identity {
+            self.endpoints.save_identity(slot, identity);
+            self.let_go(before, &ips);
         }
         // The policy first: under the new identity there must be no moment with the old one's rights.
         self.regenerate_slot(slot);
@@ -194,19 +208,26 @@ impl Node {
         if let Err(error) = self.datapath.remove_endpoint(slot) {
             tracing::error!(slot, %error, "an endpoint could not be removed from the datapath");
         }
-        self.endpoints.remove(slot);
+        let gone = self.endpoints.remove(slot);
         self.clear_policy(slot);
+        if let Some(gone) = gone {
+            self.let_go(gone.identity, &gone.saved.spec.ips);
+        }
     }
 
     /// What there was before a restart: endpoints whose interface is still there, and all proofs. Policies
     /// stay as they are pinned until the cluster is known.
     pub(super) fn restore(&mut self) {
+        self.restore_proofs();
         let pinned = self.datapath.endpoints();
         for saved in self.endpoints.saved() {
             let alive = if_nametoindex(saved.spec.interface.as_str()) == Ok(saved.ifindex);
             let record =
                 pinned.iter().find(|record| record.slot == saved.slot && record.ifindex == saved.ifindex);
-            let (true, Some(record)) = (alive, record) else { continue };
+            let (true, Some(record)) = (alive, record) else {
+                self.let_go(saved.identity, &saved.spec.ips);
+                continue;
+            };
             let slot = saved.slot;
             if let Err(error) = self.open_endpoint(saved, record.identity) {
                 tracing::warn!(slot, %error, "an endpoint could not be restored");
@@ -219,7 +240,7 @@ impl Node {
                 drop(self.datapath.remove_endpoint(record.slot));
             }
         }
-        self.restore_proofs();
+        self.endpoints.save();
         tracing::info!(endpoints = self.endpoints.iter().count(), "restored");
     }
 

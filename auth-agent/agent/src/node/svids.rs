@@ -138,6 +138,7 @@ impl Node {
         let here = self.endpoints.iter().filter(|endpoint| endpoint.registered);
         let identities: BTreeSet<u32> = here
             .map(|endpoint| endpoint.identity)
+            .chain(self.told.identities())
             .filter(|identity| countersign_policy::identity::is_pod(*identity))
             .collect();
         let wanted: BTreeMap<SpiffeId, u32> = identities
@@ -171,7 +172,7 @@ impl Node {
             }
             Update::Svid(id, svid) if id == self.svids.node_id => {
                 self.svids.node_svid = Some(svid);
-                self.encryption.announced = false;
+                self.encryption.renew_announcement();
                 self.encryption.dirty = true;
                 self.refresh_encryption();
             }

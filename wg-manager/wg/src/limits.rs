@@ -36,3 +36,6 @@ pub const START_TIMEOUT: Duration = Duration::from_secs(10);
 pub const MAX_NAME: usize = 15;
 /// Worker threads: reading, encrypting, decrypting and writing can run side by side; more only add hops.
 pub const WORKERS: usize = 4;
+/// Packets the kernel holds for us in the TUN: a hundred pairs' released bursts of twenty, while the process
+/// waits for a processor. The default of 500 loses part of that.
+pub const QUEUE_LENGTH: libc::c_int = 4096;

@@ -11,7 +11,7 @@ use gotatun::tun::{IpRecv, IpSend, MtuWatcher};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 
-use crate::limits::{BATCH, LOOK_EVERY, MAX_PACKET, TUN_QUEUE, TUN_READS};
+use crate::limits::{BATCH, LOOK_EVERY, MAX_PACKET, QUEUE_LENGTH, TUN_QUEUE, TUN_READS};
 use crate::offload::{self, VNET_HDR, VnetHdr};
 use crate::tun_sys;
 
@@ -41,6 +41,7 @@ impl Tun {
             .open("/dev/net/tun")?;
         tun_sys::attach(&file, name)?;
         tun_sys::set_mtu(name, mtu)?;
+        tun_sys::set_queue_length(name, QUEUE_LENGTH)?;
         no_link_local_address(name);
         // SAFETY: the File owns its descriptor, and is neither replaced nor given away while registered.
         let fd = Arc::new(unsafe { AsyncFd::register(file) }?);

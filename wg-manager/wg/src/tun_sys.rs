@@ -30,6 +30,15 @@ pub fn set_mtu(name: &str, mtu: u16) -> io::Result<()> {
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFMTU, &raw mut request) })
 }
 
+/// Sets how many packets the kernel holds for us while we are not scheduled.
+pub fn set_queue_length(name: &str, packets: libc::c_int) -> io::Result<()> {
+    let socket = any_socket()?;
+    let mut request = request(name)?;
+    request.ifr_ifru.ifru_metric = packets;
+    // SAFETY: the kernel only reads the request, which lives across the call.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFTXQLEN, &raw mut request) })
+}
+
 /// The MTU of the device `name` of this network namespace.
 pub fn mtu(name: &str) -> io::Result<u16> {
     let mut request = request(name)?;

@@ -66,6 +66,15 @@ impl Addr {
         IpAddr::V6(Ipv6Addr::from(bytes))
     }
 
+    /// Whether it is an IPv6 address of the link (`fe80::/10`). IPv4's such range has clouds' services in it,
+    /// which are not the host.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_link_local(&self, family: u8) -> bool {
+        let [first, second, ..] = self.words[0].to_ne_bytes();
+        family == V6 && first == 0xfe && second & 0xc0 == 0x80
+    }
+
     /// Whether every bit is zero.
     #[must_use]
     #[inline(always)]

@@ -93,7 +93,7 @@ impl Craft {
         let mut packet = vec![0x40 | (length / 4), 0];
         packet.extend((total as u16).to_be_bytes());
         packet.extend((id as u16).to_be_bytes());
-        packet.extend((offset / 8 | u16::from(more) << 13).to_be_bytes());
+        packet.extend(((offset / 8) | (u16::from(more) << 13)).to_be_bytes());
         packet.extend([self.hops, protocol, 0, 0]);
         packet.extend(source);
         packet.extend(destination);

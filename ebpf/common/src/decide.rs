@@ -46,11 +46,13 @@ pub struct Verdict {
     pub decision: Decision,
 }
 
-/// Who is behind an address: the exact entry, else the longest prefix, else the world.
+/// Who is behind an address: the exact entry, else the longest prefix, else the world. On a pod's link there is
+/// the host and nobody else, so that a link-local address is the host's.
 #[inline(always)]
 pub fn whois<M: Maps>(maps: &M, family: u8, address: &Addr) -> IpEntry {
     match maps.ip_exact(family, address) {
         Some(entry) => entry,
+        None if address.is_link_local(family) => IpEntry::HOST,
         None => maps.ip_prefix(family, address).unwrap_or(IpEntry::WORLD),
     }
 }

@@ -119,5 +119,5 @@ fn owns6(endpoint: &Endpoint, address: &Addr) -> bool {
 #[inline(always)]
 fn is_on_link(address: &Addr) -> bool {
     let [first, second, ..] = address.words[0].to_ne_bytes();
-    (first == 0xff && second == 0x02) || (first == 0xfe && second & 0xc0 == 0x80)
+    (first == 0xff && second == 0x02) || address.is_link_local(V6)
 }

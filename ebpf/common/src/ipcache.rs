@@ -27,6 +27,8 @@ pub mod flag {
 impl IpEntry {
     /// What is known of an address that nothing is known of.
     pub const WORLD: Self = Self { identity: identity::WORLD, node: 0, flags: 0 };
+    /// This node.
+    pub const HOST: Self = Self { identity: identity::HOST, node: 0, flags: 0 };
 
     /// Whether all of the bits are set.
     #[must_use]

@@ -144,7 +144,8 @@ impl Datapath {
 
     fn enter(&mut self, config: &EndpointConfig) -> Result<(), Error> {
         let endpoint = record(config);
-        if let Some(old) = self.endpoint(config.slot) {
+        let same = |old: &Endpoint| old.slot == config.slot || old.ifindex == config.ifindex;
+        for old in self.endpoints().into_iter().filter(same) {
             if old == endpoint {
                 return Ok(());
             }

@@ -150,7 +150,13 @@ fn run(scene: &Scene, name: &'static str, random: &mut StdRng) -> BTreeMap<i32, 
         let leaves = outward != random.random_ratio(1, 20);
         let mut bytes = frame(scene, random, leaves);
         if name == FROM_PARK && random.random() {
-            let parked = Parked { direction: random.random_range(0..2), round: 1, slot: random.random_range(0..4), node: 0, remote: C };
+            let parked = Parked {
+                direction: random.random_range(0..2),
+                round: 1,
+                slot: random.random_range(0..4),
+                node: 0,
+                remote: C,
+            };
             bytes[..12].copy_from_slice(&parked.encode());
         }
         if matches!(name, program::TO_WG | program::FROM_WG) {
@@ -177,7 +183,12 @@ fn kernel_and_twin_agree_on_random_packets() {
     for (seed, name) in program::ALL.into_iter().enumerate() {
         let mut random = StdRng::seed_from_u64(seed as u64);
         let actions = run(&scene, name, &mut random);
-        println!("{name:14} next {:?} drop {:?} redirect {:?}", actions.get(&-1), actions.get(&2), actions.get(&7));
+        println!(
+            "{name:14} next {:?} drop {:?} redirect {:?}",
+            actions.get(&-1),
+            actions.get(&2),
+            actions.get(&7)
+        );
         assert!(actions.keys().all(|action| [-1, 2, 7].contains(action)), "{actions:?}");
         assert!(actions.get(&2) > Some(&0));
     }

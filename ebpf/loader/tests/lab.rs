@@ -108,7 +108,8 @@ fn without_a_proof_nothing_arrives_and_the_agent_is_told() {
     assert!(lab.parked(QUIET).frames.is_empty());
     assert_eq!(lab.scene.counted(EGRESS, reason::PARK_AGAIN), rounds.frames.len() as u64);
     assert!(received(&receiver).is_empty());
-    let told: Vec<_> = std::iter::from_fn(|| events.next()).filter(|event| event.kind == kind::AUTH_REQUIRED).collect();
+    let told: Vec<_> =
+        std::iter::from_fn(|| events.next()).filter(|event| event.kind == kind::AUTH_REQUIRED).collect();
     assert!(!told.is_empty() && told.len() < 20, "{}", told.len());
     assert_eq!((told[0].local_identity, told[0].remote_identity, told[0].node), (A, B, 0));
 }
@@ -126,7 +127,11 @@ fn what_waits_at_the_receiver_is_released_there() {
         }
         let seen = lab.parked(QUIET);
         assert_eq!(seen.frames.len(), 50);
-        assert!(seen.parked.iter().all(|parked| (parked.direction, parked.slot, parked.remote) == (INGRESS, 2, A)));
+        assert!(
+            seen.parked
+                .iter()
+                .all(|parked| (parked.direction, parked.slot, parked.remote) == (INGRESS, 2, A))
+        );
         lab.prove_both(LONG);
         lab.release(&seen);
         assert_eq!(received(&receiver), (0..50).collect::<Vec<_>>());
@@ -214,7 +219,13 @@ fn the_path_mtu_reaches_the_pod() {
     // SAFETY: the option's value is an int that lives through the call.
     let set = unsafe {
         let value: *const libc::c_void = std::ptr::from_ref(&discover).cast();
-        libc::setsockopt(std::os::fd::AsRawFd::as_raw_fd(&sender), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, value, 4)
+        libc::setsockopt(
+            std::os::fd::AsRawFd::as_raw_fd(&sender),
+            libc::IPPROTO_IP,
+            libc::IP_MTU_DISCOVER,
+            value,
+            4,
+        )
     };
     assert_eq!(set, 0);
     let big = [0; 1400];

@@ -48,7 +48,10 @@ fn a_pod_speaks_for_itself_only() {
         passes(&scene, FROM_POD, a, &good.udp(1, 2, b"payload"));
         let as_b = Craft { source: ip(B_IPS[usize::from(v6)]), ..good.clone() };
         refuse(&as_b.udp(1, 2, b"payload"), reason::INVALID_SOURCE_IP);
-        refuse(&Craft { source_mac: [2; 6], ..good.clone() }.udp(1, 2, b"payload"), reason::INVALID_SOURCE_MAC);
+        refuse(
+            &Craft { source_mac: [2; 6], ..good.clone() }.udp(1, 2, b"payload"),
+            reason::INVALID_SOURCE_MAC,
+        );
         let elsewhere = Craft { destination_mac: [2; 6], ..good.clone() };
         refuse(&elsewhere.udp(1, 2, b"payload"), reason::INVALID_DESTINATION_MAC);
         let everybody = Craft { destination_mac: [0xff; 6], ..good.clone() };
@@ -118,7 +121,9 @@ fn headers_are_understood_or_refused() {
         Craft { extensions, ..v6.clone() }.udp(3, 4, b"payload")
     };
     passes(&scene, FROM_POD, a, &chain(&[ext::HOP_BY_HOP, ext::DESTINATION, ext::DESTINATION]));
-    for bad in [&[ext::ROUTING][..], &[ext::DESTINATION, ext::HOP_BY_HOP], &[ext::DESTINATION; 5], &[ext::HIP]] {
+    for bad in
+        [&[ext::ROUTING][..], &[ext::DESTINATION, ext::HOP_BY_HOP], &[ext::DESTINATION; 5], &[ext::HIP]]
+    {
         refuse(&chain(bad), reason::INVALID_EXTENSION_HEADER);
     }
 }
@@ -154,7 +159,12 @@ fn flows_are_judged_in_the_direction_they_were_opened() {
     assert_eq!(flows.iter().filter(|flow| flow.key.protocol == proto::TCP).count(), 2);
     assert!(flows.iter().all(|flow| flow.entry.opened == EGRESS && flow.entry.packets >= 2), "{flows:?}");
     let key = PolicyKey { identity: C, slot_be: 1u16.to_be(), direction: EGRESS, ..PolicyKey::default() };
-    let deny = PolicyEntry { precedence: precedence(0, true), flags: flag::DENY, prefix_bits: 56, ..PolicyEntry::default() };
+    let deny = PolicyEntry {
+        precedence: precedence(0, true),
+        flags: flag::DENY,
+        prefix_bits: 56,
+        ..PolicyEntry::default()
+    };
     scene.policy(key, 56, deny);
     let frame = scene.craft(&own, C_IPS, false, true).tcp(1000, 80, tcp::ACK);
     refused(&scene, FROM_POD, a, &frame, reason::POLICY_DENY);
@@ -282,7 +292,8 @@ fn an_address_is_looked_up_exactly_first_then_by_prefix() {
     scene.know("203.0.113.200", entry);
     scene.know("2001:db8:1::/48", entry);
     for (last, allowed) in [(7, true), (127, true), (128, false), (200, true), (201, false)] {
-        let craft = Craft { destination: ip(&format!("203.0.113.{last}")), ..scene.craft(&own, A_IPS, false, true) };
+        let craft =
+            Craft { destination: ip(&format!("203.0.113.{last}")), ..scene.craft(&own, A_IPS, false, true) };
         let frame = craft.udp(1, 2, b"payload");
         assert_eq!(scene.kernel(FROM_POD, a, &frame) == PASS, allowed, "{last}");
         assert_eq!(scene.expected(FROM_POD, a, &frame) == PASS, allowed, "{last}");

@@ -16,8 +16,10 @@ use support::scene::{C_IPS, Scene};
 fn attached(device: &str) -> String {
     ["ingress", "egress"]
         .map(|hook| {
-            let output =
-                std::process::Command::new("tc").args(["filter", "show", "dev", device, hook]).output().unwrap();
+            let output = std::process::Command::new("tc")
+                .args(["filter", "show", "dev", device, hook])
+                .output()
+                .unwrap();
             String::from_utf8_lossy(&output.stdout).into_owned()
         })
         .concat()
@@ -91,7 +93,9 @@ fn what_cannot_be_attached_is_taken_down_and_stays_closed() {
     let pod = countersign_ebpf_loader::EndpointConfig { slot: 3, ifindex: third, ..scene.a };
     assert!(matches!(scene.datapath.add_endpoint(&pod), Err(Error::Attach { .. })));
     let flags = fs::read_to_string("/sys/class/net/csc/flags");
-    let down = flags.map_or(true, |flags| u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16).unwrap() & 1 == 0);
+    let down = flags.map_or(true, |flags| {
+        u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16).unwrap() & 1 == 0
+    });
     assert!(down);
     assert!(scene.datapath.endpoints().iter().all(|endpoint| endpoint.slot != 3));
 }

@@ -13,7 +13,7 @@ use crate::reason;
 /// Sends the frame out of A and expects it to be dropped for the reason.
 fn refused(scene: &Scene, frame: &[u8], reason: u8) {
     let before = scene.twin.counter(EGRESS, reason).packets;
-    assert_eq!(scene.from_pod(Host::A, frame), Action::Drop, "{}", reason::text(reason));
+    assert_eq!(scene.leave(Host::A, frame), Action::Drop, "{}", reason::text(reason));
     assert_eq!(scene.twin.counter(EGRESS, reason).packets, before + 1, "{:?}", scene.reasons(EGRESS));
 }
 
@@ -22,7 +22,7 @@ fn a_pod_may_send_as_itself_only() {
     let scene = Scene::open();
     for v6 in [false, true] {
         let good = scene.craft(Host::A, Host::B, v6);
-        assert_eq!(scene.from_pod(Host::A, &good.udp(1, 2, b"x")), Action::Pass);
+        assert_eq!(scene.leave(Host::A, &good.udp(1, 2, b"x")), Action::Pass);
         let as_b = Craft { source: ip(Host::B, v6), ..good.clone() };
         refused(&scene, &as_b.udp(1, 2, b"x"), reason::INVALID_SOURCE_IP);
         let other_mac = Craft { source_mac: endpoint(Host::B).mac, ..good.clone() };
@@ -57,7 +57,7 @@ fn unknown_interfaces_and_missing_settings_drop_everything() {
     refused(&scene, &frame, reason::EP_NOT_READY);
     scene.twin.endpoints.clear();
     refused(&scene, &frame, reason::EP_NOT_READY);
-    assert_eq!(scene.to_pod(Host::A, &frame), Action::Drop);
+    assert_eq!(scene.enter(Host::A, &frame), Action::Drop);
     let mut scene = Scene::open();
     scene.twin.config = Some(crate::config::Config::default());
     refused(&scene, &frame, reason::NO_CONFIG);
@@ -70,8 +70,8 @@ fn arp_is_answered_for_ones_own_address_only() {
     let scene = Scene::open();
     let own = endpoint(Host::A);
     let target = [10, 0, 1, 1];
-    assert_eq!(scene.from_pod(Host::A, &arp(own.mac, [10, 0, 1, 10], target)), Action::Pass);
-    assert_eq!(scene.from_pod(Host::A, &arp(own.mac, [0; 4], target)), Action::Pass);
+    assert_eq!(scene.leave(Host::A, &arp(own.mac, [10, 0, 1, 10], target)), Action::Pass);
+    assert_eq!(scene.leave(Host::A, &arp(own.mac, [0; 4], target)), Action::Pass);
     refused(&scene, &arp(own.mac, [10, 0, 1, 11], target), reason::ARP_SPOOF);
     let mut lying = arp(own.mac, [10, 0, 1, 10], target);
     lying[22] ^= 1;
@@ -118,7 +118,7 @@ fn neighbours_are_told_the_truth() {
     for (index, (source, destination, body, allowed)) in cases.into_iter().enumerate() {
         let frame = nd(&scene, source, destination, &body).build(proto::ICMP6, &body);
         if allowed {
-            assert_eq!(scene.from_pod(Host::A, &frame), Action::Pass, "case {index}");
+            assert_eq!(scene.leave(Host::A, &frame), Action::Pass, "case {index}");
         } else {
             refused(&scene, &frame, reason::FORBIDDEN_ICMP6);
         }
@@ -139,10 +139,10 @@ fn neighbour_messages_from_afar_or_out_of_shape_are_refused() {
     refused(&scene, &near.build(proto::ICMP6, &long_option), reason::FORBIDDEN_ICMP6);
     // Into the pod: the host's own pass, forwarded ones and routers' do not.
     let into = near.reversed();
-    assert_eq!(scene.to_pod(Host::A, &into.build(proto::ICMP6, &body)), Action::Pass);
-    assert_eq!(scene.to_pod(Host::A, &far.reversed().build(proto::ICMP6, &body)), Action::Drop);
+    assert_eq!(scene.enter(Host::A, &into.build(proto::ICMP6, &body)), Action::Pass);
+    assert_eq!(scene.enter(Host::A, &far.reversed().build(proto::ICMP6, &body)), Action::Drop);
     let advert = neighbour(134, own.octets(), None);
-    assert_eq!(scene.to_pod(Host::A, &into.build(proto::ICMP6, &advert)), Action::Drop);
+    assert_eq!(scene.enter(Host::A, &into.build(proto::ICMP6, &advert)), Action::Drop);
     assert_eq!(scene.twin.counter(INGRESS, reason::FORBIDDEN_ICMP6).packets, 2);
 }
 
@@ -185,8 +185,8 @@ fn what_is_routed_to_a_pod_must_be_meant_for_it() {
     let scene = Scene::open();
     for v6 in [false, true] {
         let to_b = scene.craft(Host::C, Host::B, v6).tcp(1, 2, tcp::SYN);
-        assert_eq!(scene.to_pod(Host::B, &to_b), Action::Pass);
-        assert_eq!(scene.to_pod(Host::A, &to_b), Action::Drop);
+        assert_eq!(scene.enter(Host::B, &to_b), Action::Pass);
+        assert_eq!(scene.enter(Host::A, &to_b), Action::Drop);
     }
     assert_eq!(scene.twin.counter(INGRESS, reason::STALE_OR_UNROUTABLE).packets, 2);
 }

@@ -366,9 +366,9 @@ proptest! {
             let flags = if kind == 0 { flags } else { 0 };
             let frame = both.frame(local, peer, direction, kind, port, flags);
             let action = if direction == EGRESS {
-                both.scene.from_pod(local, &frame)
+                both.scene.leave(local, &frame)
             } else {
-                both.scene.to_pod(local, &frame)
+                both.scene.enter(local, &frame)
             };
             let expected = both.oracle.packet(local, peer, direction, kind, port, flags);
             prop_assert_eq!(action == Action::Pass, expected, "step {}: {:?}", number, step);

@@ -14,7 +14,7 @@ use crate::reason;
 
 fn refused(scene: &Scene, frame: &[u8], reason: u8) {
     let before = scene.twin.counter(EGRESS, reason).packets;
-    assert_eq!(scene.from_pod(Host::A, frame), Action::Drop, "{}", reason::text(reason));
+    assert_eq!(scene.leave(Host::A, frame), Action::Drop, "{}", reason::text(reason));
     assert_eq!(scene.twin.counter(EGRESS, reason).packets, before + 1, "{:?}", scene.reasons(EGRESS));
 }
 
@@ -29,7 +29,7 @@ fn ipv4_options_do_not_hide_the_ports() {
     let base = scene.craft(Host::A, Host::B, false);
     for options in [4, 20, 40] {
         let craft = Craft { options, ..base.clone() };
-        assert_eq!(scene.from_pod(Host::A, &craft.udp(1, 2, b"x")), Action::Pass);
+        assert_eq!(scene.leave(Host::A, &craft.udp(1, 2, b"x")), Action::Pass);
         refused(&scene, &craft.tcp(1, 2, tcp::SYN), reason::POLICY_DENIED);
     }
 }
@@ -70,13 +70,13 @@ fn later_fragments_follow_the_first() {
         let first = fragment(&base, 77, 0, true).build(proto::UDP, &udp(1, 2, &[7; 16]));
         let later = fragment(&base, 77, 24, false).build(proto::UDP, &[8; 10]);
         refused(&scene, &later, reason::FRAG_NOT_FOUND);
-        assert_eq!(scene.from_pod(Host::A, &first), Action::Pass);
-        assert_eq!(scene.from_pod(Host::A, &later), Action::Pass);
+        assert_eq!(scene.leave(Host::A, &first), Action::Pass);
+        assert_eq!(scene.leave(Host::A, &later), Action::Pass);
         // Another datagram, another protocol, the other direction: not this one's fragments.
         refused(&scene, &fragment(&base, 78, 24, false).build(proto::UDP, &[8; 10]), reason::FRAG_NOT_FOUND);
         refused(&scene, &fragment(&base, 77, 24, false).build(proto::TCP, &[8; 10]), reason::FRAG_NOT_FOUND);
         let into = fragment(&base.reversed(), 77, 24, false).build(proto::UDP, &[8; 10]);
-        assert_eq!(scene.to_pod(Host::A, &into), Action::Drop);
+        assert_eq!(scene.enter(Host::A, &into), Action::Drop);
         // The verdict holds for all of them: policy changes, and the rest of the datagram is cut off.
         scene.forbid_everything();
         refused(&scene, &later, reason::POLICY_DENIED);
@@ -92,8 +92,8 @@ fn fragments_of_echoes_stay_with_their_role() {
         let (request, reply) = if v6 { (128, 129) } else { (8, 0) };
         let first = fragment(&base, 5, 0, true).build(protocol, &echo(request, 9));
         let later = fragment(&base, 5, 16, false).build(protocol, &[0; 8]);
-        assert_eq!(scene.from_pod(Host::A, &first), Action::Pass);
-        assert_eq!(scene.from_pod(Host::A, &later), Action::Pass);
+        assert_eq!(scene.leave(Host::A, &first), Action::Pass);
+        assert_eq!(scene.leave(Host::A, &later), Action::Pass);
         // A reply that nobody asked for does not pass in pieces either.
         let first = fragment(&base, 6, 0, true).build(protocol, &echo(reply, 10));
         let later = fragment(&base, 6, 16, false).build(protocol, &[0; 8]);
@@ -150,7 +150,7 @@ fn ordinary_extension_headers_are_walked() {
     ];
     for extensions in chains {
         let frame = Craft { extensions, ..base.clone() }.udp(1000, 53, b"x");
-        assert_eq!(scene.from_pod(Host::A, &frame), Action::Pass);
+        assert_eq!(scene.leave(Host::A, &frame), Action::Pass);
     }
     // One flow for all of them: the ports were found behind every chain.
     assert_eq!(scene.twin.flows.borrow().len(), 1);
@@ -177,7 +177,7 @@ fn extension_headers_that_could_deceive_are_refused() {
         let text = std::format!("{extensions:?}");
         let frame = Craft { extensions, ..base.clone() }.udp(1000, 53, b"x");
         let before = scene.twin.counter(EGRESS, reason::INVALID_EXTENSION_HEADER).packets;
-        assert_eq!(scene.from_pod(Host::A, &frame), Action::Drop, "{text}");
+        assert_eq!(scene.leave(Host::A, &frame), Action::Drop, "{text}");
         assert_eq!(
             scene.twin.counter(EGRESS, reason::INVALID_EXTENSION_HEADER).packets,
             before + 1,
@@ -206,7 +206,7 @@ fn protocols_without_ports_are_judged_by_their_number() {
     scene.allow_protocol(super::scene::A_SLOT, EGRESS, 47);
     for v6 in [false, true] {
         let base = scene.craft(Host::A, Host::B, v6);
-        assert_eq!(scene.from_pod(Host::A, &base.build(47, &[0; 8])), Action::Pass);
+        assert_eq!(scene.leave(Host::A, &base.build(47, &[0; 8])), Action::Pass);
         for protocol in [2, 4, 41, 50, 51, 59, 89, 103, 112, 253] {
             refused(&scene, &base.build(protocol, &[0; 8]), reason::POLICY_DENIED);
         }
@@ -245,7 +245,7 @@ proptest! {
         for (byte, real) in bytes.iter_mut().zip(template.iter().take(keep)) {
             *byte = *real;
         }
-        let action = scene.from_pod(Host::A, &bytes);
+        let action = scene.leave(Host::A, &bytes);
         let counted: u64 = scene.twin.metrics.borrow().values().map(|counter| counter.packets).sum();
         prop_assert_eq!(counted, 1);
         if action == Action::Pass && bytes[12..14] != [8, 6] {

@@ -17,7 +17,7 @@ fn required() -> Scene {
 
 fn passes(scene: &Scene) -> bool {
     let frame = scene.craft(Host::A, Host::C, false).udp(1000, 53, b"x");
-    scene.from_pod(Host::A, &frame) == Action::Pass
+    scene.leave(Host::A, &frame) == Action::Pass
 }
 
 #[test]
@@ -25,10 +25,10 @@ fn a_proof_opens_the_way_for_both_families_and_directions() {
     for v6 in [false, true] {
         let mut scene = required();
         let out = scene.craft(Host::A, Host::C, v6);
-        assert_eq!(scene.from_pod(Host::A, &out.udp(1000, 53, b"x")), Action::Drop);
+        assert_eq!(scene.leave(Host::A, &out.udp(1000, 53, b"x")), Action::Drop);
         scene.prove(Host::A, Host::C, 60 * SECOND);
-        assert_eq!(scene.from_pod(Host::A, &out.udp(1000, 53, b"x")), Action::Pass);
-        assert_eq!(scene.to_pod(Host::A, &out.reversed().udp(53, 1000, b"x")), Action::Pass);
+        assert_eq!(scene.leave(Host::A, &out.udp(1000, 53, b"x")), Action::Pass);
+        assert_eq!(scene.enter(Host::A, &out.reversed().udp(53, 1000, b"x")), Action::Pass);
         assert_eq!(scene.twin.flows.borrow().values().next().unwrap().auth_type, SPIRE);
     }
 }
@@ -58,11 +58,11 @@ fn answers_end_with_the_proof_too() {
     scene.prove(Host::A, Host::C, 2 * SECOND);
     let out = scene.craft(Host::A, Host::C, false);
     assert!(passes(&scene));
-    assert_eq!(scene.to_pod(Host::A, &out.reversed().udp(53, 1000, b"x")), Action::Pass);
+    assert_eq!(scene.enter(Host::A, &out.reversed().udp(53, 1000, b"x")), Action::Pass);
     scene.twin.advance(2 * SECOND);
-    assert_eq!(scene.to_pod(Host::A, &out.reversed().udp(53, 1000, b"x")), Action::Drop);
+    assert_eq!(scene.enter(Host::A, &out.reversed().udp(53, 1000, b"x")), Action::Drop);
     scene.prove(Host::A, Host::C, 2 * SECOND);
-    assert_eq!(scene.to_pod(Host::A, &out.reversed().udp(53, 1000, b"x")), Action::Pass);
+    assert_eq!(scene.enter(Host::A, &out.reversed().udp(53, 1000, b"x")), Action::Pass);
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn who_cannot_prove_himself_is_refused_and_not_parked() {
     scene.twin.config.as_mut().unwrap().flags |= crate::config::flag::PARKING;
     for host in [Host::World, Host::Node] {
         let frame = scene.craft(Host::A, host, false).udp(1000, 53, b"x");
-        assert_eq!(scene.from_pod(Host::A, &frame), Action::Drop);
+        assert_eq!(scene.leave(Host::A, &frame), Action::Drop);
     }
     scene.twin.endpoints.get_mut(&endpoint(Host::A).ifindex).unwrap().identity = 5;
     assert!(!passes(&scene));
@@ -166,10 +166,10 @@ fn pods_of_one_node_prove_themselves_like_any() {
     scene.allow(A_SLOT, EGRESS, 0, NONE);
     scene.allow(super::scene::B_SLOT, INGRESS, super::scene::A, SPIRE);
     let frame = scene.craft(Host::A, Host::B, false).udp(1000, 53, b"x");
-    assert_eq!(scene.from_pod(Host::A, &frame), Action::Pass);
-    assert_eq!(scene.to_pod(Host::B, &frame), Action::Drop);
+    assert_eq!(scene.leave(Host::A, &frame), Action::Pass);
+    assert_eq!(scene.enter(Host::B, &frame), Action::Drop);
     scene.prove(Host::B, Host::A, 60 * SECOND);
-    assert_eq!(scene.to_pod(Host::B, &frame), Action::Pass);
+    assert_eq!(scene.enter(Host::B, &frame), Action::Pass);
     assert_eq!(scene.twin.auth.keys().next().unwrap().node, 0);
     assert!(scene.twin.auth.keys().all(|key| key.remote != C));
 }

@@ -182,23 +182,23 @@ impl Scene {
         Craft::new(macs, ip(from, v6), ip(to, v6))
     }
 
-    pub fn from_pod(&self, host: Host, frame: &[u8]) -> Action {
-        self.from_pod_again(host, frame, 0).0
+    pub fn leave(&self, host: Host, frame: &[u8]) -> Action {
+        self.leave_again(host, frame, 0).0
     }
 
-    pub fn to_pod(&self, host: Host, frame: &[u8]) -> Action {
+    pub fn enter(&self, host: Host, frame: &[u8]) -> Action {
         let mut errand = Errand { ifindex: endpoint(host).ifindex, ..Errand::default() };
         pod::to_pod(frame, &self.twin, &mut errand)
     }
 
     /// A frame that has been parked so many times.
-    pub fn from_pod_again(&self, host: Host, frame: &[u8], round: u8) -> (Action, Errand) {
+    pub fn leave_again(&self, host: Host, frame: &[u8], round: u8) -> (Action, Errand) {
         let mut errand = Errand { ifindex: endpoint(host).ifindex, round, ..Errand::default() };
         let action = pod::from_pod(frame, &self.twin, &mut errand);
         (action, errand)
     }
 
-    pub fn from_park(&self, frame: &[u8]) -> (Action, Errand) {
+    pub fn come_back(&self, frame: &[u8]) -> (Action, Errand) {
         let mut errand = Errand::default();
         let action = wire::from_park(frame, &self.twin, &mut errand);
         (action, errand)

@@ -10,8 +10,11 @@ pub fn ip(words: &str) {
 
 /// Runs a command in a named network namespace; what it prints, if it succeeds.
 pub fn within(namespace: &str, words: &str) -> Option<String> {
-    let output =
-        Command::new("ip").args(["netns", "exec", namespace]).args(words.split_whitespace()).output().unwrap();
+    let output = Command::new("ip")
+        .args(["netns", "exec", namespace])
+        .args(words.split_whitespace())
+        .output()
+        .unwrap();
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 

@@ -40,7 +40,9 @@ impl Lab {
     pub fn new() -> Option<Self> {
         let world = World::new()?;
         run("link set lo up");
-        for (knob, value) in [("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1"), ("ipv4/conf/all/rp_filter", "0")] {
+        for (knob, value) in
+            [("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1"), ("ipv4/conf/all/rp_filter", "0")]
+        {
             fs::write(format!("/proc/sys/net/{knob}"), value).unwrap();
         }
         run("addr add 10.0.0.1/32 dev lo");

@@ -216,4 +216,3 @@ fn endpoint(name: &str, slot: u16, identity: u32, ips: [&str; 2], last: u8) -> E
     let (IpAddr::V4(ip4), IpAddr::V6(ip6)) = (ip(ips[0]), ip(ips[1])) else { panic!("families") };
     EndpointConfig { slot, ifindex, identity, ip4: Some(ip4), ip6: Some(ip6), mac, host_mac }
 }
-

@@ -119,24 +119,17 @@ impl Node {
         datapath.attach_park(settings.park_ifindex).context("attaching to the parking device")?;
         let events = datapath.take_events().context("the event ring is taken")?;
 
-        let mut source = DirConfig::new(config.manifests.clone(), config.status_dir.clone());
-        // A policy that was in force and whose file is broken at the next start stays in force.
-        source.accepted = Some(config.run_dir.join("accepted"));
-        let (changes, handle) = DirSource::spawn(source).context("watching the manifests")?;
+        let (changes, handle) = DirSource::spawn(directories(&config)).context("watching the manifests")?;
         let (svids, updates) = Svids::open(&config).await?;
         let (dialled, dialled_in) = mpsc::channel(limits::HANDSHAKE_RESULTS);
         let (inbound, inbound_in) = mpsc::channel(limits::INBOUND);
         let encryption = Encryption::open(&config).await?;
         let run_file = |name: &str| StateFile::new(&config.run_dir, name);
-        let machine_config = proto::Config {
-            max_age: u64::try_from(config.auth_max_age.as_nanos()).unwrap_or(u64::MAX),
-            ..proto::Config::default()
-        };
         let mut node = Self {
             started: Instant::now(),
             settings,
             tap: Arc::clone(&tap),
-            machine: Machine::new(machine_config, seed()),
+            machine: machine(&config),
             parking: Parking::new(ParkLimits::default()),
             told: Told::default(),
             world: World::default(),
@@ -285,6 +278,18 @@ impl Node {
             }
         }
     }
+}
+
+fn directories(config: &Config) -> DirConfig {
+    let mut source = DirConfig::new(config.manifests.clone(), config.status_dir.clone());
+    // A policy that was in force and whose file is broken at the next start stays in force.
+    source.accepted = Some(config.run_dir.join("accepted"));
+    source
+}
+
+fn machine(config: &Config) -> Machine {
+    let max_age = u64::try_from(config.auth_max_age.as_nanos()).unwrap_or(u64::MAX);
+    Machine::new(proto::Config { max_age, ..proto::Config::default() }, seed())
 }
 
 fn settings(config: &Config, datapath: &Datapath, park: u32) -> anyhow::Result<datapath_config::Config> {

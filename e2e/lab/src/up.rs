@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use countersign_agent_api::{Request, Status};
+use countersign_agent_api::{EncryptStatus, Request, Status};
 use countersign_cluster::NodePublisher;
 use serde_json::json;
 
@@ -190,6 +190,30 @@ fn wait_ready(config: &LabConfig, progress: &Progress, at_most: Duration) -> Res
     }
     let count = wait_pods(config, at_most)?;
     progress.step(&format!("{count} pods run"));
+    if config.agent == AgentMode::Countersign {
+        for (_, name) in config.node_names() {
+            wait_encrypted(config, &name, at_most)?;
+        }
+        progress.step("every node has proved its WireGuard key to the others");
+    }
+    Ok(())
+}
+
+/// Waits until a node has every other one as a peer: before that, pods there are unreachable.
+fn wait_encrypted(config: &LabConfig, node: &str, at_most: Duration) -> Result<()> {
+    let socket = config.paths().agent_socket(node);
+    let others = usize::from(config.nodes) - 1;
+    let mut errors = Vec::new();
+    let ready = wait_until(at_most, || {
+        let Ok(status) = agent::call::<EncryptStatus>(&socket, &Request::EncryptStatus) else { return false };
+        let ready = status.is_encrypted() && status.peers.len() == others;
+        errors = status.errors;
+        errors.extend(status.peers.into_iter().filter_map(|peer| peer.error));
+        ready
+    });
+    if !ready {
+        bail!("{node}: no encryption to every other node: {}", errors.join("; "));
+    }
     Ok(())
 }
 

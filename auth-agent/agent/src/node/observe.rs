@@ -24,6 +24,8 @@ use crate::limits;
 
 /// Failures remembered with their details; the oldest pairs are forgotten first.
 const FAILURES: usize = 4096;
+/// Discarded packets of one pair are recorded at most this often: nanoseconds.
+const DROP_REPEAT: u64 = 1_000_000_000;
 
 /// What is remembered of a pair's last failure.
 #[derive(Clone, Debug)]
@@ -36,11 +38,12 @@ pub(super) struct LastFailure {
 pub(super) struct Names {
     node: Arc<str>,
     failures: BTreeMap<Pair, LastFailure>,
+    drops: BTreeMap<Pair, u64>,
 }
 
 impl Names {
     pub(super) fn new(node: &str) -> Self {
-        Self { node: Arc::from(node), failures: BTreeMap::new() }
+        Self { node: Arc::from(node), failures: BTreeMap::new(), drops: BTreeMap::new() }
     }
 
     pub(super) fn remember_failure(&mut self, pair: Pair, failure: &Failure) {
@@ -54,6 +57,19 @@ impl Names {
 
     pub(super) fn forget_failure(&mut self, pair: Pair) {
         self.failures.remove(&pair.canonical());
+    }
+
+    /// Whether the last record of a drop of the pair is a second old.
+    fn may_report_drop(&mut self, pair: Pair, now: u64) -> bool {
+        if self.drops.len() >= FAILURES {
+            self.drops.clear();
+        }
+        let last = self.drops.entry(pair.canonical()).or_default();
+        let may = now.saturating_sub(*last) >= DROP_REPEAT;
+        if may {
+            *last = now;
+        }
+        may
     }
 
     pub(super) fn failure(&self, pair: Pair) -> Option<&LastFailure> {
@@ -147,9 +163,30 @@ impl Node {
                 (Verdict::Traced, "revoked", format!("proof withdrawn: {}", why.as_str()))
             }
         };
+        let flow = self.pair_flow(notice.pair, verdict, event_type, summary);
+        self.flows.push(flow);
+    }
+
+    /// Packets that waited for a proof, or came while the pair backs off, are dropped: as a record, once a
+    /// second for a pair. The counters have all of them.
+    pub(super) fn record_drop(&mut self, pair: Pair, why: &'static str, frames: u64) {
+        let now = clock::boot_ns();
+        if !self.names.may_report_drop(pair, now) {
+            return;
+        }
+        let summary = format!("{frames} waiting packets dropped: {why}");
+        let mut flow = self.pair_flow(pair, Verdict::Dropped, "drop", summary);
+        flow.drop_reason = reason::AUTH_REQUIRED;
+        flow.drop_reason_desc = countersign_flows::reason::name(reason::AUTH_REQUIRED);
+        flow.drop_text = reason::text(reason::AUTH_REQUIRED);
+        self.flows.push(flow);
+    }
+
+    /// A record about a pair rather than about a packet.
+    fn pair_flow(&self, pair: Pair, verdict: Verdict, event_type: &'static str, summary: String) -> Flow {
         let resolver = self.resolver();
         let side = |identity| Endpoint { identity, workload: resolver.workload(identity, None), ip: None };
-        let flow = Flow {
+        Flow {
             time: clock::unix_ns(),
             node: Arc::clone(&self.names.node),
             direction: Direction::Unknown,
@@ -159,8 +196,8 @@ impl Node {
             drop_detail: "",
             drop_text: "",
             auth_type: "SPIRE",
-            source: side(notice.pair.local),
-            destination: side(notice.pair.remote),
+            source: side(pair.local),
+            destination: side(pair.remote),
             l4: L4::default(),
             policies: Arc::from([]),
             event_type,
@@ -168,8 +205,7 @@ impl Node {
             suppressed: 0,
             suppressed_other: 0,
             is_reply: None,
-        };
-        self.flows.push(flow);
+        }
     }
 
     /// Past flows, and new ones as long as the client stays.

@@ -42,6 +42,7 @@ impl Node {
             }
             Admission::Drop(why) => {
                 self.count_discarded(why.as_str(), 1);
+                self.record_drop(pair, why.as_str(), 1);
                 self.back_off(pair, why);
             }
         }
@@ -85,7 +86,10 @@ impl Node {
 
     pub(super) fn discard(&mut self, pair: Pair, why: DiscardReason) {
         let tally = self.parking.discard(pair);
-        self.count_discarded(why.as_str(), tally.frames as u64);
+        if tally.frames > 0 {
+            self.count_discarded(why.as_str(), tally.frames as u64);
+            self.record_drop(pair, why.as_str(), tally.frames as u64);
+        }
         self.back_off(pair, why);
     }
 
@@ -96,6 +100,7 @@ impl Node {
         for (pair, tally) in self.parking.expire(now) {
             tracing::debug!(?pair, frames = tally.frames, "parked too long");
             self.count_discarded("deadline", tally.frames as u64);
+            self.record_drop(pair, "parked too long", tally.frames as u64);
         }
     }
 

@@ -1,0 +1,66 @@
+//! A pod's address passes to another pod while the peer's node hears nothing from the cluster. Needs root.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use countersign_e2e::http::{Server, curl};
+use countersign_e2e::manifests::{Pod, Rule, policy};
+use countersign_e2e::world::{World, WorldOptions, eventually, in_world};
+
+const SOON: Duration = Duration::from_secs(10);
+
+fn cast() -> Vec<String> {
+    vec![
+        Pod::new("web", "node2", "web").yaml(),
+        policy("web", "web", &[Rule { peer: "client", ports: &[], required: true }], &[]),
+    ]
+}
+
+/// From now on the agent of `node` sees copies of what the cluster says: its watch is cut, nothing else.
+fn freeze(world: &World, node: &str, copies: &Path) -> Result<()> {
+    let pid = world.agent_pid(node)?.to_string();
+    let paths = world.lab().paths();
+    for (name, directory) in [("manifests", paths.manifests()), ("status", paths.status())] {
+        let (directory, copy) = (directory.canonicalize()?, copies.join(name));
+        run(Command::new("cp").arg("-rL").arg(&directory).arg(&copy))?;
+        run(Command::new("nsenter").args(["-m", "-t", &pid, "mount", "--bind"]).arg(&copy).arg(&directory))?;
+    }
+    Ok(())
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("{command:?}"))?;
+    ensure!(status.success(), "{command:?}: {status}");
+    Ok(())
+}
+
+#[test]
+fn a_successor_does_not_pass_as_its_predecessor() -> Result<()> {
+    let copies = tempfile::tempdir()?;
+    in_world(WorldOptions::new("reuse")?, &cast(), |world| {
+        world.apply("client.yaml", &[Pod::new("old", "node1", "client").yaml()])?;
+        eventually("the client runs", SOON, || Ok(world.place("old").is_ok()))?;
+        let (old, web) = (world.place("old")?, world.place("web")?);
+        let server = Server::start(&web.space, 80, "hello")?;
+        let (address, to) = (old.address(false)?, web.address(false)?);
+        ensure!(curl(&old.space, to, 80)?.exit == 0, "the client is not let through");
+
+        freeze(world, "node2", copies.path())?;
+        let thief = Pod::new("thief", "node1", "attacker");
+        let thief = thief.annotation("countersign.dev/lab-ip", &address.to_string());
+        world.apply("client.yaml", &[thief.yaml()])?;
+        eventually("the thief runs", SOON, || Ok(world.place("thief").is_ok()))?;
+        let thief = world.place("thief")?;
+        ensure!(thief.address(false)? == address, "the thief has another address");
+        let refused = world.agent("node2")?;
+        eventually("the address is asked for again, in vain", SOON, || {
+            let answer = curl(&thief.space, to, 80)?;
+            ensure!(answer.exit == 28 && answer.body.is_empty(), "the thief was let through: {answer:?}");
+            Ok(refused.auth_list()?.iter().any(|pair| pair.last_error.is_some()))
+        })?;
+        drop(server);
+        Ok(())
+    })
+}

@@ -44,6 +44,9 @@ pub struct Effects {
     pub addresses: BTreeSet<IpAddr>,
 }
 
+/// Prefixes and their numbers.
+pub type Numbered = Vec<(IpNet, u32)>;
+
 /// Numbers, placements and addresses.
 #[derive(Debug)]
 pub struct Identities {
@@ -173,7 +176,7 @@ impl Identities {
 
     /// Gives every prefix that policies speak of a number of this node's own, and takes those of the others
     /// back. Returns what is new, and what is gone.
-    pub fn set_prefixes(&mut self, wanted: &BTreeSet<IpNet>) -> (Vec<(IpNet, u32)>, Vec<(IpNet, u32)>) {
+    pub fn set_prefixes(&mut self, wanted: &BTreeSet<IpNet>) -> (Numbered, Numbered) {
         let gone: Vec<(IpNet, u32)> = self
             .prefixes
             .iter()

@@ -361,9 +361,9 @@ impl Node {
         let reasons = self.discarded.iter().map(|(reason, count)| ((*reason).to_owned(), *count));
         api::Parking {
             enabled: self.config.parking == crate::config::Switch::On,
-            parked_packets: total.frames as u64,
-            parked_bytes: total.bytes as u64,
-            released: self.parking.counters().released.frames as u64,
+            parked_packets: total.frames,
+            parked_bytes: total.bytes,
+            released: self.parking.counters().released.frames,
             discarded: reasons.collect(),
         }
     }
@@ -459,7 +459,7 @@ impl Node {
         self.metrics.set_svids(self.svids.held().count() as u64, left);
         self.metrics.set_identity_source_up(self.svids.bundle().is_some());
         self.metrics.set_handshakes_in_flight(self.machine.summary().in_flight as u64);
-        self.metrics.set_parked_now(self.parking.total().frames as u64);
+        self.metrics.set_parked_now(self.parking.total().frames);
         let accepted = self.policies.policies().count() as u64;
         self.metrics.set_policies(accepted, self.world.problems.len() as u64);
         self.metrics.set_endpoints(self.endpoints.iter().count() as u64);

@@ -87,8 +87,8 @@ impl Node {
     pub(super) fn discard(&mut self, pair: Pair, why: DiscardReason) {
         let tally = self.parking.discard(pair);
         if tally.frames > 0 {
-            self.count_discarded(why.as_str(), tally.frames as u64);
-            self.record_drop(pair, why.as_str(), tally.frames as u64);
+            self.count_discarded(why.as_str(), tally.frames);
+            self.record_drop(pair, why.as_str(), tally.frames);
         }
         self.back_off(pair, why);
     }
@@ -99,8 +99,8 @@ impl Node {
         }
         for (pair, tally) in self.parking.expire(now) {
             tracing::debug!(?pair, frames = tally.frames, "parked too long");
-            self.count_discarded("deadline", tally.frames as u64);
-            self.record_drop(pair, "parked too long", tally.frames as u64);
+            self.count_discarded("deadline", tally.frames);
+            self.record_drop(pair, "parked too long", tally.frames);
         }
     }
 

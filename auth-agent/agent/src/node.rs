@@ -184,7 +184,6 @@ impl Node {
         let mut clients = Vec::with_capacity(limits::RESULTS_PER_TURN);
         loop {
             tokio::select! {
-                biased;
                 count = inputs.dialled.recv_many(&mut results, limits::RESULTS_PER_TURN) => {
                     anyhow::ensure!(count > 0, "the handshake tasks are gone");
                     results.drain(..).for_each(|result| self.dialled(result));

@@ -11,12 +11,10 @@ use countersign_policy::identity::reserved;
 use nix::net::if_::if_nametoindex;
 
 use super::Node;
+use super::places::may_have_svid;
 use crate::endpoints::{Endpoint, Saved};
 use crate::limits;
 use crate::world::PodKey;
-
-/// Annotation of a pod that is not to have an SVID, with the value `none`.
-const SVID_ANNOTATION: &str = "countersign.dev/svid";
 
 /// Somebody waits for an endpoint to be enforced.
 pub(super) struct Waiting {
@@ -58,6 +56,8 @@ impl Node {
         }
         if let Some(old) = self.endpoints.slot_of(&key) {
             self.drop_endpoint(old);
+            // Its addresses may have to rest now.
+            self.refuse_taken(&spec, &key)?;
         }
         let slot = self
             .endpoints
@@ -134,7 +134,7 @@ impl Node {
         let Some(identity) = self.identities.placement(&key).map(|placement| placement.identity) else {
             return;
         };
-        let registered = pod.annotations.get(SVID_ANNOTATION).is_none_or(|value| value != "none");
+        let registered = may_have_svid(pod);
         if endpoint.identity == identity && endpoint.registered == registered {
             return;
         }

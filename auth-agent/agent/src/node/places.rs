@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use countersign_auth_proto::Event;
 use countersign_ebpf_common::ipcache::{IpEntry, flag};
 use countersign_policy::identity::{cidr_labels, pod_labels, reserved};
+use countersign_policy::labels::Source;
+use countersign_policy::objects::Pod;
 use countersign_policy::repository::NamedPorts;
 use ipnet::IpNet;
 
@@ -14,6 +16,11 @@ use crate::clock;
 use crate::identities::{Effects, Placement};
 use crate::node_ids::THIS_NODE;
 use crate::world::{PodKey, PolicyChange, Touched};
+
+/// Annotation of a pod that is not to have an SVID, with the value `none`.
+const SVID_ANNOTATION: &str = "countersign.dev/svid";
+/// The label that sets such a pod's identity apart. Pods cannot give it to themselves: its prefix is the agents'.
+const UNREGISTERED: (&str, &str) = ("io.cilium.k8s.policy.svid", "none");
 
 /// Name of the cluster in identity labels, until it can be configured.
 const CLUSTER: &str = "default";
@@ -83,7 +90,11 @@ impl Node {
             return None;
         }
         let namespace = self.world.namespaces.get(&pod.namespace);
-        let labels = pod_labels(&pod, namespace.map(|namespace| &**namespace), CLUSTER);
+        let mut labels = pod_labels(&pod, namespace.map(|namespace| &**namespace), CLUSTER);
+        if !may_have_svid(&pod) {
+            // An identity of its own: it must not pass by the proofs of registered pods with the same labels.
+            labels.insert(Source::K8s, UNREGISTERED.0, UNREGISTERED.1);
+        }
         let identity = match self.identities.number(&labels) {
             Ok(identity) => identity,
             Err(error) => {
@@ -139,9 +150,12 @@ impl Node {
         let mut changed = false;
         for ip in addresses {
             let entry = self.identities.entry(*ip).or_else(|| self.node_entry(*ip));
+            let before = self.encryption.addresses.get(&IpNet::from(*ip)).copied();
             changed |= self.set_address(IpNet::from(*ip), entry);
-            // Whoever had the address has it no more: what was asserted about it is void.
-            self.machine.handle(Event::AddressGone { ip: *ip }, clock::boot_ns());
+            if before.is_some() && before != entry {
+                // Whoever had the address has it no more: what was asserted about it is void.
+                self.machine.handle(Event::AddressGone { ip: *ip }, clock::boot_ns());
+            }
         }
         if changed {
             self.bump_policy_of_all();
@@ -252,6 +266,11 @@ impl Node {
             }
         }
     }
+}
+
+/// Whether the pod is to have an SVID.
+pub(super) fn may_have_svid(pod: &Pod) -> bool {
+    pod.annotations.get(SVID_ANNOTATION).is_none_or(|value| value != "none")
 }
 
 /// As in a container's `ports`; what else there is was refused when the manifest was read.

@@ -24,6 +24,8 @@ use crate::limits;
 
 /// Failures remembered with their details; the oldest pairs are forgotten first.
 const FAILURES: usize = 4096;
+/// Pairs with packets parked of which one is remembered: as many as the queue can hold.
+const PARKED: usize = 16_384;
 /// Discarded packets of one pair are recorded at most this often: nanoseconds.
 const DROP_REPEAT: u64 = 1_000_000_000;
 
@@ -39,11 +41,18 @@ pub(super) struct Names {
     node: Arc<str>,
     failures: BTreeMap<Pair, LastFailure>,
     drops: BTreeMap<Pair, u64>,
+    /// The packet parked last, of pairs that have packets parked.
+    parked: BTreeMap<Pair, Event>,
 }
 
 impl Names {
     pub(super) fn new(node: &str) -> Self {
-        Self { node: Arc::from(node), failures: BTreeMap::new(), drops: BTreeMap::new() }
+        Self {
+            node: Arc::from(node),
+            failures: BTreeMap::new(),
+            drops: BTreeMap::new(),
+            parked: BTreeMap::new(),
+        }
     }
 
     pub(super) fn remember_failure(&mut self, pair: Pair, failure: &Failure) {
@@ -57,6 +66,16 @@ impl Names {
 
     pub(super) fn forget_failure(&mut self, pair: Pair) {
         self.failures.remove(&pair.canonical());
+    }
+
+    pub(super) fn remember_parked(&mut self, pair: Pair, event: Event) {
+        if self.parked.len() < PARKED || self.parked.contains_key(&pair.canonical()) {
+            self.parked.insert(pair.canonical(), event);
+        }
+    }
+
+    pub(super) fn forget_parked(&mut self, pair: Pair) -> Option<Event> {
+        self.parked.remove(&pair.canonical())
     }
 
     /// Whether the last record of a drop of the pair is a second old.
@@ -113,10 +132,7 @@ impl Node {
 
     /// Reads what is in the ring, up to a turn's worth; says whether there may be more.
     pub(super) fn read_events(&mut self, events: &mut Events) -> bool {
-        let context = Context {
-            node: Arc::clone(&self.names.node),
-            boot_to_unix_ns: clock::unix_ns().saturating_sub(clock::boot_ns()),
-        };
+        let context = self.context();
         for _ in 0..limits::EVENTS_PER_TURN {
             let Some(event) = events.next() else { return false };
             self.follow_event(&event);
@@ -133,14 +149,7 @@ impl Node {
         if !asks || matches!(event.detail, reason::PARKED | reason::AUTH_BACKOFF | reason::AUTH_IMPOSSIBLE) {
             return;
         }
-        let outgoing = event.direction == countersign_ebpf_common::policy::direction::EGRESS;
-        let bytes = if outgoing { event.destination } else { event.source };
-        let [a, b, c, d, ..] = bytes;
-        let remote_ip = match event.family {
-            4 => Some(IpAddr::from([a, b, c, d])),
-            6 => Some(IpAddr::from(bytes)),
-            _ => None,
-        };
+        let remote_ip = super::park::remote_address(event);
         let pair = Pair::new(event.local_identity, event.remote_identity, event.node);
         self.machine.handle(AuthEvent::Missing { pair, remote_ip }, clock::boot_ns());
     }
@@ -167,19 +176,31 @@ impl Node {
         self.flows.push(flow);
     }
 
-    /// Packets that waited for a proof, or came while the pair backs off, are dropped: as a record, once a
-    /// second for a pair. The counters have all of them.
-    pub(super) fn record_drop(&mut self, pair: Pair, why: &'static str, frames: u64) {
+    /// Packets that came while their pair backs off are dropped: as a record, once a second for a pair. The
+    /// counters have all of them.
+    pub(super) fn record_drop(&mut self, pair: Pair, mut event: Event, frames: u64) {
         let now = clock::boot_ns();
         if !self.names.may_report_drop(pair, now) {
             return;
         }
-        let summary = format!("{frames} waiting packets dropped: {why}");
-        let mut flow = self.pair_flow(pair, Verdict::Dropped, "drop", summary);
-        flow.drop_reason = reason::AUTH_REQUIRED;
-        flow.drop_reason_desc = countersign_flows::reason::name(reason::AUTH_REQUIRED);
-        flow.drop_text = reason::text(reason::AUTH_REQUIRED);
+        event.time = now;
+        event.suppressed = u32::try_from(frames.saturating_sub(1)).unwrap_or(u32::MAX);
+        let flow = to_flow(&event, &self.context(), &self.resolver());
         self.flows.push(flow);
+    }
+
+    /// Packets that had waited for a proof are dropped; the last of them stands for all.
+    pub(super) fn record_parked_drop(&mut self, pair: Pair, frames: u64) {
+        if let Some(event) = self.names.forget_parked(pair) {
+            self.record_drop(pair, event, frames);
+        }
+    }
+
+    fn context(&self) -> Context {
+        Context {
+            node: Arc::clone(&self.names.node),
+            boot_to_unix_ns: clock::unix_ns().saturating_sub(clock::boot_ns()),
+        }
     }
 
     /// A record about a pair rather than about a packet.

@@ -1,10 +1,14 @@
 //! Parked frames: from the device into the queue, and back.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use countersign_auth_proto::{Admission, DiscardReason, Full, Pair, Source};
+use countersign_ebpf_common::addr::{V4, V6};
+use countersign_ebpf_common::event::{Event, kind};
 use countersign_ebpf_common::park::Parked;
-use countersign_ebpf_common::policy::direction;
+use countersign_ebpf_common::policy::{auth_type, direction};
+use countersign_ebpf_common::proto::{SCTP, TCP, UDP};
+use countersign_ebpf_common::reason;
 use tokio::io::unix::AsyncFdReadyGuard;
 
 use super::Node;
@@ -31,35 +35,47 @@ impl Node {
 
     fn park(&mut self, frame: &[u8], now: u64) {
         // Anything else on the device is its own chatter.
-        let Some((pair, source, remote)) = self.waiting_for(frame) else { return };
-        match self.machine.admit(pair, remote, now) {
+        let Some((pair, source, event)) = self.waiting_for(frame) else { return };
+        match self.machine.admit(pair, remote_address(&event), now) {
             Admission::Pass => self.write_back(frame),
             Admission::Park => {
                 self.metrics.parked(1);
+                self.names.remember_parked(pair, event);
                 if let Err(full) = self.parking.push(pair, source, frame.to_vec(), frame.len(), now) {
                     self.count_discarded(full_name(full), 1);
                 }
             }
             Admission::Drop(why) => {
                 self.count_discarded(why.as_str(), 1);
-                self.record_drop(pair, why.as_str(), 1);
+                self.record_drop(pair, event, 1);
                 self.back_off(pair, why);
             }
         }
     }
 
-    /// Which proof the frame waits for, whose place it takes, and the address at the other end.
-    fn waiting_for(&self, frame: &[u8]) -> Option<(Pair, Source, Option<IpAddr>)> {
+    /// Which proof the frame waits for, whose place it takes, and what there is to say about it.
+    fn waiting_for(&self, frame: &[u8]) -> Option<(Pair, Source, Event)> {
         let header = Parked::decode(frame.first_chunk::<12>()?)?;
         let endpoint = self.endpoints.get(header.slot)?;
         let pair = Pair::new(endpoint.identity, header.remote, header.node);
-        let outgoing = header.direction == direction::EGRESS;
-        let source = if outgoing {
+        let source = if header.direction == direction::EGRESS {
             Source::Pod(header.slot)
         } else {
             Source::Remote { identity: header.remote, node: header.node }
         };
-        Some((pair, source, remote_address(frame, outgoing)))
+        let event = Event {
+            local_identity: pair.local,
+            remote_identity: pair.remote,
+            node: pair.node,
+            slot: header.slot,
+            direction: header.direction,
+            kind: kind::DROP,
+            reason: reason::AUTH_REQUIRED,
+            detail: reason::AUTH_REQUIRED,
+            auth_type: auth_type::SPIRE,
+            ..describe(frame)
+        };
+        Some((pair, source, event))
     }
 
     /// While a pair backs off, the kernel drops its packets itself: a flood costs the agent nothing.
@@ -81,6 +97,7 @@ impl Node {
             released += 1;
             self.write_back(&parked.frame);
         }
+        self.names.forget_parked(pair);
         self.metrics.released(released);
     }
 
@@ -88,7 +105,7 @@ impl Node {
         let tally = self.parking.discard(pair);
         if tally.frames > 0 {
             self.count_discarded(why.as_str(), tally.frames);
-            self.record_drop(pair, why.as_str(), tally.frames);
+            self.record_parked_drop(pair, tally.frames);
         }
         self.back_off(pair, why);
     }
@@ -100,7 +117,7 @@ impl Node {
         for (pair, tally) in self.parking.expire(now) {
             tracing::debug!(?pair, frames = tally.frames, "parked too long");
             self.count_discarded("deadline", tally.frames);
-            self.record_drop(pair, "parked too long", tally.frames);
+            self.record_parked_drop(pair, tally.frames);
         }
     }
 
@@ -126,20 +143,52 @@ fn full_name(full: Full) -> &'static str {
     }
 }
 
-/// Source or destination of the packet in a frame. The programs have examined it before they parked it.
-fn remote_address(frame: &[u8], outgoing: bool) -> Option<IpAddr> {
-    let packet = frame.get(14..)?;
-    match packet.first()? >> 4 {
-        4 => {
-            let at = if outgoing { 16 } else { 12 };
-            let bytes: [u8; 4] = packet.get(at..at + 4)?.try_into().ok()?;
-            Some(IpAddr::V4(Ipv4Addr::from(bytes)))
+/// Addresses, protocol and ports of the packet in a frame. The programs have examined it before they parked it;
+/// what is cut off is left out.
+fn describe(frame: &[u8]) -> Event {
+    let packet = frame.get(14..).unwrap_or_default();
+    let bytes = |from: usize, length: usize| packet.get(from..from + length).unwrap_or_default();
+    let mut event = Event { length: u32::try_from(frame.len()).unwrap_or(u32::MAX), ..Event::default() };
+    let transport = match packet.first().map(|first| first >> 4) {
+        Some(4) => {
+            event.family = V4;
+            event.protocol = bytes(9, 1).first().copied().unwrap_or(0);
+            fill(&mut event.source, bytes(12, 4));
+            fill(&mut event.destination, bytes(16, 4));
+            usize::from(packet.first().map_or(0, |first| first & 15)) * 4
         }
-        6 => {
-            let at = if outgoing { 24 } else { 8 };
-            let bytes: [u8; 16] = packet.get(at..at + 16)?.try_into().ok()?;
-            Some(IpAddr::V6(Ipv6Addr::from(bytes)))
+        Some(6) => {
+            event.family = V6;
+            event.protocol = bytes(6, 1).first().copied().unwrap_or(0);
+            fill(&mut event.source, bytes(8, 16));
+            fill(&mut event.destination, bytes(24, 16));
+            40
         }
+        _ => return event,
+    };
+    if let (TCP | UDP | SCTP, [a, b, c, d]) = (event.protocol, bytes(transport, 4)) {
+        event.source_port = u16::from_be_bytes([*a, *b]);
+        event.destination_port = u16::from_be_bytes([*c, *d]);
+    }
+    if let (TCP, [flags]) = (event.protocol, bytes(transport + 13, 1)) {
+        event.tcp_flags = *flags;
+    }
+    event
+}
+
+fn fill(to: &mut [u8; 16], from: &[u8]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = *from;
+    }
+}
+
+/// The address at the other end.
+pub(super) fn remote_address(event: &Event) -> Option<IpAddr> {
+    let bytes = if event.direction == direction::EGRESS { event.destination } else { event.source };
+    let [a, b, c, d, ..] = bytes;
+    match event.family {
+        V4 => Some(IpAddr::from([a, b, c, d])),
+        V6 => Some(IpAddr::from(bytes)),
         _ => None,
     }
 }
@@ -148,23 +197,38 @@ fn remote_address(frame: &[u8], outgoing: bool) -> Option<IpAddr> {
 mod tests {
     use super::*;
 
+    fn at(frame: &[u8], direction: u8) -> Option<IpAddr> {
+        remote_address(&Event { direction, ..describe(frame) })
+    }
+
     #[test]
     fn the_other_end_is_read_from_either_family() {
         let mut v4 = vec![0; 34];
         v4[14] = 0x45;
         v4[26..30].copy_from_slice(&[10, 0, 0, 1]);
         v4[30..34].copy_from_slice(&[10, 0, 0, 2]);
-        assert_eq!(remote_address(&v4, true), Some("10.0.0.2".parse().expect("an address")));
-        assert_eq!(remote_address(&v4, false), Some("10.0.0.1".parse().expect("an address")));
+        assert_eq!(at(&v4, direction::EGRESS), Some("10.0.0.2".parse().expect("an address")));
+        assert_eq!(at(&v4, direction::INGRESS), Some("10.0.0.1".parse().expect("an address")));
         let mut v6 = vec![0; 54];
         v6[14] = 0x60;
         v6[37] = 1;
         v6[53] = 2;
-        assert_eq!(remote_address(&v6, true), Some("::2".parse().expect("an address")));
-        assert_eq!(remote_address(&v6, false), Some("::1".parse().expect("an address")));
-        for cut in 0..34 {
-            assert_eq!(remote_address(&v4[..cut], true), None);
+        assert_eq!(at(&v6, direction::EGRESS), Some("::2".parse().expect("an address")));
+        assert_eq!(at(&v6, direction::INGRESS), Some("::1".parse().expect("an address")));
+        assert_eq!(at(&[], direction::EGRESS), None);
+    }
+
+    #[test]
+    fn ports_and_flags_are_read_where_they_are() {
+        let mut frame = vec![0; 14 + 24 + 20];
+        frame[14] = 0x46;
+        frame[23] = TCP;
+        frame[38..42].copy_from_slice(&[0x1f, 0x90, 0, 80]);
+        frame[51] = 2;
+        let event = describe(&frame);
+        assert_eq!((event.source_port, event.destination_port, event.tcp_flags), (8080, 80, 2));
+        for cut in 0..frame.len() {
+            describe(&frame[..cut]);
         }
-        assert_eq!(remote_address(&[], true), None);
     }
 }

@@ -12,24 +12,9 @@ use crate::objects::{Namespace, Pod};
 
 /// Numbers of the identities that are not pods.
 pub mod reserved {
-    /// Not known; in a policy entry, every peer.
-    pub const UNKNOWN: u32 = 0;
-    /// This node, and pods in its network namespace.
-    pub const HOST: u32 = 1;
-    /// Everything outside the cluster.
-    pub const WORLD: u32 = 2;
-    /// A pod that the agent does not manage.
-    pub const UNMANAGED: u32 = 3;
-    /// The health endpoint.
-    pub const HEALTH: u32 = 4;
-    /// A pod whose labels are not known yet.
-    pub const INIT: u32 = 5;
-    /// Another node.
-    pub const REMOTE_NODE: u32 = 6;
-    /// The API server.
-    pub const KUBE_APISERVER: u32 = 7;
-    /// The ingress proxy.
-    pub const INGRESS: u32 = 8;
+    pub use countersign_ebpf_common::identity::{
+        HEALTH, HOST, INGRESS, INIT, KUBE_APISERVER, REMOTE_NODE, UNKNOWN, UNMANAGED, WORLD,
+    };
 }
 
 /// The smallest number of a pod's identity.

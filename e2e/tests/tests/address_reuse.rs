@@ -41,7 +41,7 @@ fn a_successor_does_not_pass_as_its_predecessor() -> Result<()> {
     let copies = tempfile::tempdir()?;
     in_world(WorldOptions::new("reuse")?, &cast(), |world| {
         world.apply("client.yaml", &[Pod::new("old", "node1", "client").yaml()])?;
-        eventually("the client runs", SOON, || Ok(world.place("old").is_ok()))?;
+        world.lab().wait_pods(SOON)?;
         let (old, web) = (world.place("old")?, world.place("web")?);
         let server = Server::start(&web.space, 80, "hello")?;
         let (address, to) = (old.address(false)?, web.address(false)?);
@@ -51,7 +51,7 @@ fn a_successor_does_not_pass_as_its_predecessor() -> Result<()> {
         let thief = Pod::new("thief", "node1", "attacker");
         let thief = thief.annotation("countersign.dev/lab-ip", &address.to_string());
         world.apply("client.yaml", &[thief.yaml()])?;
-        eventually("the thief runs", SOON, || Ok(world.place("thief").is_ok()))?;
+        world.lab().wait_pods(SOON)?;
         let thief = world.place("thief")?;
         ensure!(thief.address(false)? == address, "the thief has another address");
         let refused = world.agent("node2")?;

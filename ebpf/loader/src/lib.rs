@@ -21,6 +21,7 @@ mod links;
 mod open;
 mod plain;
 mod policy;
+mod qdisc;
 mod tables;
 mod test_run;
 

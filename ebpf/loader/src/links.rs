@@ -11,6 +11,7 @@ use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 use countersign_ebpf_common::layout::program;
 
 use crate::device;
+use crate::qdisc;
 
 /// Whatever went wrong, for people.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -136,8 +137,11 @@ fn attach_tcx(program: &mut SchedClassifier, name: &'static str, ifindex: u32) -
 /// Filters of a qdisc need no pin: they live as long as the interface.
 fn attach_clsact(program: &mut SchedClassifier, name: &'static str, ifindex: u32) -> Result<(), Failure> {
     let device = device::name(ifindex)?;
-    // It may be there already, ours or another's; attaching tells if it is not.
+    // It may be there already, ours or another's.
     drop(tc::qdisc_add_clsact(&device));
+    if !qdisc::is_clsact(ifindex)? {
+        return Err("another qdisc is where clsact should be".into());
+    }
     let old = SchedClassifierLink::attached(&device, hook(name), PRIORITY, handle(name), None)?;
     let id = match program.attach_to_link(old) {
         Ok(id) => id,

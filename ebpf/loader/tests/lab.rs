@@ -173,7 +173,8 @@ fn a_first_connection_costs_a_handshake_and_a_revoked_one_stops() {
         lab.handshake(LONG);
         let (mut client, took) = connecting.join().unwrap();
         println!("first connection: {took:?}, of which at least 3 ms stand in for the handshake");
-        assert!(took < Duration::from_millis(300), "{took:?}");
+        // A SYN that is dropped is sent again after a second.
+        assert!(took < Duration::from_millis(900), "{took:?}");
         let (mut server, _) = listener.accept().unwrap();
         // Enough for offloads to make big segments.
         let data: Vec<u8> = (0..4_000_000u32).map(|number| (number % 251) as u8).collect();
@@ -253,7 +254,14 @@ fn a_restart_loses_nothing() {
             thread::sleep(Duration::from_micros(500));
         }
     });
-    let receiving = thread::spawn(move || received(&receiver));
+    // Loading the programs can take the processor for long.
+    receiver.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let receiving = thread::spawn(move || {
+        let mut buffer = [0; 4];
+        (0..2000)
+            .map_while(|_| receiver.recv(&mut buffer).ok().map(|_| u32::from_be_bytes(buffer)))
+            .collect::<Vec<_>>()
+    });
     for _ in 0..5 {
         thread::sleep(Duration::from_millis(100));
         lab.scene.datapath = lab.world.open();

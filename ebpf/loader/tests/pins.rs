@@ -12,6 +12,23 @@ use support::World;
 use support::device;
 use support::scene::{C_IPS, Scene};
 
+/// Whether links can be pinned here: with tcx, which came with Linux 6.6.
+fn has_tcx() -> bool {
+    let release = nix::sys::utsname::uname().unwrap().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(6))
+}
+
+/// How many links are pinned where there would be so many with tcx.
+fn pinned(with_tcx: usize) -> usize {
+    if has_tcx() { with_tcx } else { 0 }
+}
+
+fn tc(words: &str) {
+    let status = std::process::Command::new("tc").args(words.split_whitespace()).status().unwrap();
+    assert!(status.success(), "tc {words}");
+}
+
 /// Programs on an interface's hooks, as the kernel sees them.
 fn attached(device: &str) -> String {
     ["ingress", "egress"]
@@ -34,7 +51,7 @@ fn a_process_that_starts_again_takes_over_what_it_left() {
     let frame = scene.craft(&scene.a, C_IPS, false, true).udp(1, 2, b"payload");
     assert_eq!(scene.kernel(program::FROM_POD, a, &frame), -1);
     let links = world.links();
-    assert_eq!(links.len(), 4, "{links:?}");
+    assert_eq!(links.len(), pinned(4), "{links:?}");
     let before = (scene.datapath.endpoints(), scene.datapath.policy(), scene.datapath.ipcache());
     drop(scene);
     assert_eq!(world.links(), links);
@@ -64,7 +81,7 @@ fn an_endpoint_that_is_removed_stays_closed() {
     let frame = scene.craft(&scene.a, C_IPS, false, true).udp(1, 2, b"payload");
     assert_eq!(scene.kernel(program::FROM_POD, scene.a.ifindex, &frame), -1);
     scene.datapath.remove_endpoint(1).unwrap();
-    assert_eq!(world.links().len(), 4);
+    assert_eq!(world.links().len(), pinned(4));
     assert_eq!(scene.kernel(program::FROM_POD, scene.a.ifindex, &frame), 2);
     // The next one in the slot starts with nothing of it.
     scene.datapath.add_endpoint(&scene.a).unwrap();
@@ -72,7 +89,7 @@ fn an_endpoint_that_is_removed_stays_closed() {
     assert_eq!(scene.datapath.connections()[0].entry.packets, 1);
     device::ip("link del csa");
     scene.datapath.remove_endpoint(1).unwrap();
-    assert_eq!(world.links().len(), 2);
+    assert_eq!(world.links().len(), pinned(2));
 }
 
 #[test]
@@ -86,10 +103,15 @@ fn what_cannot_be_attached_is_taken_down_and_stays_closed() {
         let bad = countersign_ebpf_loader::EndpointConfig { slot, ..scene.a };
         assert!(matches!(scene.datapath.add_endpoint(&bad), Err(Error::BadSlot(_))));
     }
-    // Somebody else's file where the pin of the second program should go.
     let third = device::veth("csc", "cscp", [2; 6], [4; 6]);
     device::ip("link set csc up");
-    fs::create_dir(world.pins().join(format!("links/{third}-{}", program::FROM_POD))).unwrap();
+    if has_tcx() {
+        // Somebody else's file where the pin of the second program should go.
+        fs::create_dir(world.pins().join(format!("links/{third}-{}", program::FROM_POD))).unwrap();
+    } else {
+        // Somebody else's qdisc, which has no place for filters on the way out.
+        tc("qdisc add dev csc ingress");
+    }
     let pod = countersign_ebpf_loader::EndpointConfig { slot: 3, ifindex: third, ..scene.a };
     assert!(matches!(scene.datapath.add_endpoint(&pod), Err(Error::Attach { .. })));
     let flags = fs::read_to_string("/sys/class/net/csc/flags");
@@ -115,7 +137,7 @@ fn maps_of_another_layout_are_not_read() {
     // The links are taken over with the new programs, whose maps know nobody: closed, and no gap.
     let datapath = world.open();
     assert!(datapath.endpoints().is_empty() && datapath.ipcache().is_empty());
-    assert_eq!(world.links().len(), 4);
+    assert_eq!(world.links().len(), pinned(4));
     assert!(!old.exists());
     // A map of another shape under our name is an error that says so.
     drop(datapath);
@@ -126,6 +148,19 @@ fn maps_of_another_layout_are_not_read() {
     let config = OpenConfig { pin_dir: pins, ..world.config.clone() };
     let error = countersign_ebpf_loader::Datapath::open(&config).unwrap_err();
     assert!(matches!(&error, LoadError::Shape { map, .. } if map == "cs_epochs"), "{error}");
+}
+
+#[test]
+fn a_qdisc_that_would_run_the_programs_on_the_wrong_side_is_refused() {
+    let Some(mut world) = World::new() else { return };
+    world.config.force_clsact = true;
+    let mut scene = Scene::new(world.open());
+    let third = device::veth("csc", "cscp", [2; 6], [4; 6]);
+    tc("qdisc add dev csc ingress");
+    let pod = countersign_ebpf_loader::EndpointConfig { slot: 3, ifindex: third, ..scene.a };
+    let error = scene.datapath.add_endpoint(&pod).unwrap_err();
+    assert!(error.to_string().contains("clsact"), "{error}");
+    assert!(!attached("csc").contains("cs_"), "{}", attached("csc"));
 }
 
 #[test]

@@ -13,9 +13,11 @@ use anyhow::Context;
 use nix::libc;
 use nix::net::if_::if_nametoindex;
 
-/// Frames the kernel holds for the agent; beyond it the newest is dropped. One busy burst of the default
-/// parking budget fits (`limits.rs` of the parking queue).
-const TX_QUEUE_LEN: libc::c_int = 8192;
+/// Frames the kernel holds for the agent; beyond it the newest is dropped. Four endpoints may use up what each
+/// of them may park in a second (`PARK_SLOT_PACKETS` of the datapath) before the agent is scheduled.
+const TX_QUEUE_LEN: libc::c_int = 16_384;
+/// Whatever a pod's interface can send must fit: a redirect to a smaller device drops.
+const MTU: libc::c_int = 65_521;
 
 mod call {
     nix::ioctl_write_int!(tun_set_iff, b'T', 202);
@@ -115,6 +117,8 @@ fn bring_up(name: &str) -> anyhow::Result<()> {
     let mut request = interface_request(name, 0)?;
     request.ifr_ifru.ifru_metric = TX_QUEUE_LEN;
     set(&socket, libc::SIOCSIFTXQLEN, &request).context("setting the parking device's queue length")?;
+    request.ifr_ifru.ifru_mtu = MTU;
+    set(&socket, libc::SIOCSIFMTU, &request).context("setting the parking device's MTU")?;
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING | libc::IFF_NOARP) as libc::c_short;
     set(&socket, libc::SIOCSIFFLAGS, &request).context("bringing the parking device up")
 }

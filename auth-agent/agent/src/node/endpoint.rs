@@ -63,7 +63,6 @@ impl Node {
             .endpoints
             .free_slot()
             .ok_or_else(|| api::Error::new(api::ErrorKind::Overloaded, "every slot of this node is taken"))?;
-        self.clear_policy(slot);
         let saved = Saved { spec, slot, ifindex, host_mac, identity: reserved::INIT };
         self.open_endpoint(saved, reserved::INIT)
             .map_err(|error| api::Error::new(api::ErrorKind::Internal, error.to_string()))?;
@@ -208,9 +207,8 @@ impl Node {
         if let Err(error) = self.datapath.remove_endpoint(slot) {
             tracing::error!(slot, %error, "an endpoint could not be removed from the datapath");
         }
-        let gone = self.endpoints.remove(slot);
-        self.clear_policy(slot);
-        if let Some(gone) = gone {
+        if let Some(gone) = self.endpoints.remove(slot) {
+            self.clear_policy(&gone.policy);
             self.let_go(gone.identity, &gone.saved.spec.ips);
         }
     }
@@ -240,6 +238,7 @@ impl Node {
                 drop(self.datapath.remove_endpoint(record.slot));
             }
         }
+        self.clear_stale_policies();
         self.endpoints.save();
         tracing::info!(endpoints = self.endpoints.iter().count(), "restored");
     }

@@ -74,12 +74,25 @@ impl Node {
         }
     }
 
-    /// Takes everything out that belongs to a slot, also what an earlier process left there.
-    pub(super) fn clear_policy(&mut self, slot: u16) {
-        let all = self.datapath.policy().into_iter().filter(|(_, key, _)| key.slot_be == slot.to_be());
-        let ops: Vec<PolicyOp> = all.map(|(table, key, _)| PolicyOp::Delete(table, key)).collect();
-        if let Err(error) = self.datapath.policy_apply(&ops) {
-            tracing::error!(slot, %error, "an old policy could not be removed");
+    /// Takes an endpoint's entries out.
+    pub(super) fn clear_policy(&mut self, policy: &EndpointPolicy) {
+        let exact = policy.exact.keys().map(|key| PolicyOp::Delete(PolicyTable::Exact, *key));
+        let tries =
+            policy.entries.keys().map(|(key, bits)| PolicyOp::Delete(PolicyTable::Prefix(*bits), *key));
+        self.delete_policy(&exact.chain(tries).collect::<Vec<_>>());
+    }
+
+    /// Takes out what an earlier process left in slots that nobody has any more.
+    pub(super) fn clear_stale_policies(&mut self) {
+        let all = self.datapath.policy().into_iter();
+        let stale = all.filter(|(_, key, _)| self.endpoints.get(u16::from_be(key.slot_be)).is_none());
+        let ops: Vec<PolicyOp> = stale.map(|(table, key, _)| PolicyOp::Delete(table, key)).collect();
+        self.delete_policy(&ops);
+    }
+
+    fn delete_policy(&mut self, ops: &[PolicyOp]) {
+        if let Err(error) = self.datapath.policy_apply(ops) {
+            tracing::error!(%error, "an old policy could not be removed");
         }
     }
 

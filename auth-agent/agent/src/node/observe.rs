@@ -1,5 +1,6 @@
 //! Events of the datapath and of the state machine, as flow records with names.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ use crate::limits;
 
 /// Failures remembered with their details; the oldest pairs are forgotten first.
 const FAILURES: usize = 4096;
+/// Names kept; beyond it they are worked out anew.
+const WORKLOADS: usize = 8_192;
 /// Pairs with packets parked of which one is remembered: as many as the queue can hold.
 const PARKED: usize = 16_384;
 /// Discarded packets of one pair are recorded at most this often: nanoseconds.
@@ -43,6 +46,8 @@ pub(super) struct Names {
     drops: BTreeMap<Pair, u64>,
     /// The packet parked last, of pairs that have packets parked.
     parked: BTreeMap<Pair, Event>,
+    /// Names worked out since the cluster last changed.
+    workloads: RefCell<BTreeMap<(u32, Option<IpAddr>), Arc<Workload>>>,
 }
 
 impl Names {
@@ -52,6 +57,7 @@ impl Names {
             failures: BTreeMap::new(),
             drops: BTreeMap::new(),
             parked: BTreeMap::new(),
+            workloads: RefCell::default(),
         }
     }
 
@@ -66,6 +72,11 @@ impl Names {
 
     pub(super) fn forget_failure(&mut self, pair: Pair) {
         self.failures.remove(&pair.canonical());
+    }
+
+    /// The cluster has changed: names may be others'.
+    pub(super) fn forget_workloads(&self) {
+        self.workloads.borrow_mut().clear();
     }
 
     pub(super) fn remember_parked(&mut self, pair: Pair, event: Event) {
@@ -100,19 +111,16 @@ impl Names {
 struct Resolver<'a> {
     identities: &'a Identities,
     policies: &'a Repository,
+    known: &'a RefCell<BTreeMap<(u32, Option<IpAddr>), Arc<Workload>>>,
 }
 
 impl Resolve for Resolver<'_> {
     fn workload(&self, identity: u32, ip: Option<IpAddr>) -> Arc<Workload> {
-        let labels = match (self.identities.labels(identity), reserved_name(identity)) {
-            (Some(labels), _) => labels.to_strings(),
-            (None, Some(name)) => vec![format!("reserved:{name}")],
-            (None, None) => Vec::new(),
-        };
-        let key = ip.and_then(|ip| self.identities.pod_at(ip));
-        let key = key.filter(|key| self.identities.placement(key).is_some_and(|at| at.identity == identity));
-        let (namespace, pod) = key.cloned().unwrap_or_default();
-        Arc::new(Workload { namespace, pod, labels })
+        let mut known = self.known.borrow_mut();
+        if known.len() >= WORKLOADS {
+            known.clear();
+        }
+        Arc::clone(known.entry((identity, ip)).or_insert_with(|| self.describe(identity, ip)))
     }
 
     fn policies(&self, rule_id: u32) -> Arc<[PolicyName]> {
@@ -125,9 +133,23 @@ impl Resolve for Resolver<'_> {
     }
 }
 
+impl Resolver<'_> {
+    fn describe(&self, identity: u32, ip: Option<IpAddr>) -> Arc<Workload> {
+        let labels = match (self.identities.labels(identity), reserved_name(identity)) {
+            (Some(labels), _) => labels.to_strings(),
+            (None, Some(name)) => vec![format!("reserved:{name}")],
+            (None, None) => Vec::new(),
+        };
+        let key = ip.and_then(|ip| self.identities.pod_at(ip));
+        let key = key.filter(|key| self.identities.placement(key).is_some_and(|at| at.identity == identity));
+        let (namespace, pod) = key.cloned().unwrap_or_default();
+        Arc::new(Workload { namespace, pod, labels })
+    }
+}
+
 impl Node {
     fn resolver(&self) -> Resolver<'_> {
-        Resolver { identities: &self.identities, policies: &self.policies }
+        Resolver { identities: &self.identities, policies: &self.policies, known: &self.names.workloads }
     }
 
     /// Reads what is in the ring, up to a turn's worth; says whether there may be more.

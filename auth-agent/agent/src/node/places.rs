@@ -28,6 +28,7 @@ const CLUSTER: &str = "default";
 impl Node {
     /// Works out what a batch of changes means. `synced` says that it completes the first picture.
     pub(super) fn follow(&mut self, touched: Touched, synced: bool) {
+        self.names.forget_workloads();
         let nodes_changed = !touched.nodes.is_empty();
         let mut pods = touched.pods;
         if nodes_changed {

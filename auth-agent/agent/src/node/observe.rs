@@ -39,6 +39,9 @@ pub(super) struct LastFailure {
     pub(super) at: u64,
 }
 
+/// Who is behind an identity and an address.
+type Workloads = RefCell<BTreeMap<(u32, Option<IpAddr>), Arc<Workload>>>;
+
 /// What records need beside the event.
 pub(super) struct Names {
     node: Arc<str>,
@@ -47,7 +50,7 @@ pub(super) struct Names {
     /// The packet parked last, of pairs that have packets parked.
     parked: BTreeMap<Pair, Event>,
     /// Names worked out since the cluster last changed.
-    workloads: RefCell<BTreeMap<(u32, Option<IpAddr>), Arc<Workload>>>,
+    workloads: Workloads,
 }
 
 impl Names {
@@ -111,7 +114,7 @@ impl Names {
 struct Resolver<'a> {
     identities: &'a Identities,
     policies: &'a Repository,
-    known: &'a RefCell<BTreeMap<(u32, Option<IpAddr>), Arc<Workload>>>,
+    known: &'a Workloads,
 }
 
 impl Resolve for Resolver<'_> {

@@ -1,5 +1,7 @@
 //! The embedded CA: a directory with a root's certificate and key. A development stand-in for SPIRE.
 
+mod task;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -15,6 +17,8 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::files;
 use crate::limits::CA_TTL_SECONDS;
+
+pub use task::{EmbeddedConfig, spawn};
 
 /// What is wrong with a CA's directory.
 #[derive(Debug, thiserror::Error)]

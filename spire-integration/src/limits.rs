@@ -24,6 +24,24 @@ pub const COMMAND_QUEUE: usize = 256;
 /// Updates waiting to be read; what does not fit is kept back, newest per ID.
 pub const UPDATE_QUEUE: usize = 256;
 
+/// Reports of subscriptions waiting to be taken; a subscription that waits makes SPIRE's agent wait.
+pub const REPORT_QUEUE: usize = 256;
+
+/// First pause before SPIRE's agent is called again; doubles up to [`RECONNECT_MAX`].
+pub const RECONNECT_MIN: Duration = Duration::from_millis(100);
+
+/// Longest pause before SPIRE's agent is called again: when it is back, so are we.
+pub const RECONNECT_MAX: Duration = Duration::from_secs(2);
+
+/// How long a first answer is waited for that SPIRE's agent has at hand.
+pub const FIRST_ANSWER: Duration = Duration::from_secs(10);
+
+/// Most SVIDs looked at in one answer about one workload.
+pub const MAX_SVIDS_PER_WORKLOAD: usize = 64;
+
+/// Most trust domains whose bundles are kept: a mesh of federations that large has other troubles.
+pub const MAX_TRUST_DOMAINS: usize = 256;
+
 /// First pause before an issue that failed is tried again; doubles up to [`RETRY_MAX`].
 pub const RETRY_MIN: Duration = Duration::from_secs(1);
 

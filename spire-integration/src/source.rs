@@ -1,48 +1,58 @@
-//! The source task: keeps an SVID fresh for every SPIFFE ID that is wanted.
+//! What every source of SVIDs has in common: what it is asked, what it answers, and what it says of itself.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use countersign_certs::{Bundle, SpiffeId, Svid, TrustDomain};
-use tokio::sync::mpsc;
-use tokio::time::sleep;
-
-use crate::embedded::{EmbeddedCa, EmbeddedError, unix_millis};
-use crate::limits::{
-    COMMAND_QUEUE, DEFAULT_TTL, MAX_SLEEP, MAX_WANTED, MIN_TTL, RETRY_MAX, RETRY_MIN,
-    ROTATION_JITTER_PERCENT, UPDATE_QUEUE,
-};
-
-/// How the embedded source is set up.
-#[derive(Clone, Debug)]
-pub struct EmbeddedConfig {
-    /// The CA's directory ([`EmbeddedCa::open`]).
-    pub dir: PathBuf,
-    /// The trust domain.
-    pub trust_domain: TrustDomain,
-    /// Life of an SVID; less than [`MIN_TTL`] becomes that.
-    pub ttl: Duration,
-}
-
-impl EmbeddedConfig {
-    /// With the default life of an SVID.
-    #[must_use]
-    pub fn new(dir: PathBuf, trust_domain: TrustDomain) -> Self {
-        Self { dir, trust_domain, ttl: DEFAULT_TTL }
-    }
-}
+use tokio::sync::{mpsc, watch};
 
 /// What a source has to say.
 #[derive(Clone, Debug)]
 pub enum Update {
     /// A fresh SVID; it replaces the one before.
     Svid(SpiffeId, Arc<Svid>),
-    /// Unwanted: there will be no more SVIDs of this ID, and the last one should be forgotten.
+    /// Unwanted, or the source has said in so many words that it is issued no longer. The last SVID should be
+    /// forgotten. A source that is away never says this.
     Removed(SpiffeId),
     /// The authorities of a trust domain; they replace the ones before.
     Bundle(TrustDomain, Arc<Bundle>),
+    /// The source has said that this trust domain is not federated with any more.
+    BundleRemoved(TrustDomain),
+    /// The source cannot be reached, and why. What it gave stays until it expires.
+    Down(String),
+    /// It can be reached again.
+    Up,
+}
+
+/// A workload that an SVID is wanted for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// Tells it from the others of this node: a pod's UID.
+    pub key: String,
+    /// How the source is to recognise it.
+    pub reference: Reference,
+}
+
+/// How a source recognises a workload. The embedded CA recognises everybody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reference {
+    /// The process that asks: this agent.
+    Caller,
+    /// By selectors, pairs of a type and a value, as an attestor of SPIRE would find them: `("k8s",
+    /// "pod-uid:…")`. SPIRE's agent believes its delegate in this; which entries it has at all is the server's
+    /// affair.
+    Selectors(Vec<(String, String)>),
+    /// By a process of it, which SPIRE's agent attests itself.
+    Pid(i32),
+}
+
+impl Workload {
+    /// The agent itself.
+    #[must_use]
+    pub fn caller() -> Self {
+        Self { key: String::new(), reference: Reference::Caller }
+    }
 }
 
 /// The source has ended.
@@ -53,299 +63,112 @@ pub struct SourceGone;
 /// Asks a source for SVIDs. When the last clone is dropped, the source ends.
 #[derive(Clone, Debug)]
 pub struct SvidSource {
-    commands: mpsc::Sender<Command>,
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) status: watch::Receiver<SourceStatus>,
 }
 
 #[derive(Debug)]
-enum Command {
-    Want(SpiffeId),
-    Unwant(SpiffeId),
+pub(crate) enum Command {
+    Want(SpiffeId, Workload),
+    Unwant(SpiffeId, String),
 }
 
 impl SvidSource {
-    /// From now on, until [`SvidSource::unwant`], there are to be SVIDs of this ID. Asking twice is asking
-    /// once. An ID of another trust domain, or one too many, is logged and gets none.
-    pub async fn want(&self, id: SpiffeId) -> Result<(), SourceGone> {
-        self.commands.send(Command::Want(id)).await.map_err(|_| SourceGone)
+    /// From now on, until [`SvidSource::unwant`], there are to be SVIDs of this ID for this workload. Several
+    /// workloads may share an ID. An ID of another trust domain, or one too many, is logged and gets none.
+    pub async fn want(&self, id: SpiffeId, workload: Workload) -> Result<(), SourceGone> {
+        self.commands.send(Command::Want(id, workload)).await.map_err(|_| SourceGone)
     }
 
-    /// No more SVIDs of this ID.
-    pub async fn unwant(&self, id: SpiffeId) -> Result<(), SourceGone> {
-        self.commands.send(Command::Unwant(id)).await.map_err(|_| SourceGone)
-    }
-}
-
-/// Opens the embedded CA and starts its source. Must be called within a tokio runtime.
-pub fn spawn(config: EmbeddedConfig) -> Result<(SvidSource, mpsc::Receiver<Update>), EmbeddedError> {
-    spawn_with_clock(config, unix_millis)
-}
-
-/// As [`spawn`], with the wall clock (Unix milliseconds) as an argument.
-fn spawn_with_clock(
-    config: EmbeddedConfig,
-    clock: impl Fn() -> u64 + Send + Sync + 'static,
-) -> Result<(SvidSource, mpsc::Receiver<Update>), EmbeddedError> {
-    let ca = EmbeddedCa::open(&config.dir, &config.trust_domain, clock() / 1000)?;
-    let bundle = Update::Bundle(config.trust_domain, Arc::new(ca.bundle()?));
-    let (commands, commands_rx) = mpsc::channel(COMMAND_QUEUE);
-    let (updates, updates_rx) = mpsc::channel(UPDATE_QUEUE);
-    let task = Task {
-        ca,
-        ttl: config.ttl.max(MIN_TTL),
-        clock: Box::new(clock),
-        wanted: BTreeMap::new(),
-        unsent: BTreeMap::from([(None, bundle)]),
-    };
-    tokio::spawn(task.run(commands_rx, updates));
-    Ok((SvidSource { commands }, updates_rx))
-}
-
-/// An ID that is wanted.
-struct Wanted {
-    /// When it is to be issued anew: Unix milliseconds.
-    due: u64,
-    /// Pause before the next attempt, if the last one failed.
-    retry: Duration,
-}
-
-struct Task {
-    ca: EmbeddedCa,
-    ttl: Duration,
-    clock: Box<dyn Fn() -> u64 + Send + Sync>,
-    wanted: BTreeMap<SpiffeId, Wanted>,
-    /// What the reader has not taken yet: the bundle (`None`) first, and the newest of each ID.
-    unsent: BTreeMap<Option<SpiffeId>, Update>,
-}
-
-impl Task {
-    async fn run(mut self, mut commands: mpsc::Receiver<Command>, updates: mpsc::Sender<Update>) {
-        loop {
-            let nap = self.nap();
-            tokio::select! {
-                command = commands.recv() => match command {
-                    Some(command) => self.obey(command),
-                    None => return,
-                },
-                slot = updates.reserve(), if !self.unsent.is_empty() => match slot {
-                    Ok(slot) => {
-                        if let Some((_, update)) = self.unsent.pop_first() {
-                            slot.send(update);
-                        }
-                    }
-                    Err(_) => return,
-                },
-                () = sleep(nap) => self.rotate(),
-            }
-        }
+    /// The workload with this key needs no SVIDs of this ID any more.
+    pub async fn unwant(&self, id: SpiffeId, workload: String) -> Result<(), SourceGone> {
+        self.commands.send(Command::Unwant(id, workload)).await.map_err(|_| SourceGone)
     }
 
-    fn obey(&mut self, command: Command) {
-        match command {
-            Command::Want(id) if self.wanted.contains_key(&id) => {}
-            Command::Want(id) if !id.is_member_of(self.ca.trust_domain()) => {
-                tracing::warn!(%id, "not of the embedded CA's trust domain");
-            }
-            Command::Want(id) if self.wanted.len() >= MAX_WANTED => {
-                tracing::warn!(%id, "too many SVIDs wanted");
-            }
-            Command::Want(id) => {
-                let wanted = self.issue(&id, RETRY_MIN);
-                self.wanted.insert(id, wanted);
-            }
-            Command::Unwant(id) => {
-                if self.wanted.remove(&id).is_some() {
-                    self.unsent.insert(Some(id.clone()), Update::Removed(id));
-                }
-            }
-        }
-    }
-
-    fn rotate(&mut self) {
-        let now = (self.clock)();
-        let due = self.wanted.iter().filter(|(_, wanted)| wanted.due <= now);
-        let due: Vec<(SpiffeId, Duration)> = due.map(|(id, wanted)| (id.clone(), wanted.retry)).collect();
-        for (id, retry) in due {
-            let wanted = self.issue(&id, retry);
-            self.wanted.insert(id, wanted);
-        }
-    }
-
-    fn issue(&mut self, id: &SpiffeId, retry: Duration) -> Wanted {
-        let now = (self.clock)();
-        match self.ca.issue(id, now / 1000, self.ttl.as_secs()) {
-            Ok(svid) => {
-                self.unsent.insert(Some(id.clone()), Update::Svid(id.clone(), Arc::new(svid)));
-                Wanted { due: now.saturating_add(rotate_after(self.ttl)), retry: RETRY_MIN }
-            }
-            Err(error) => {
-                tracing::warn!(%id, %error, "no SVID could be issued");
-                Wanted { due: now.saturating_add(millis(retry)), retry: (retry * 2).min(RETRY_MAX) }
-            }
-        }
-    }
-
-    /// Until the next one is due, but not longer than [`MAX_SLEEP`].
-    fn nap(&self) -> Duration {
-        let now = (self.clock)();
-        let due = self.wanted.values().map(|wanted| wanted.due.saturating_sub(now)).min();
-        due.map_or(MAX_SLEEP, Duration::from_millis).min(MAX_SLEEP)
+    /// What the source says of itself.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<SourceStatus> {
+        self.status.clone()
     }
 }
 
-/// Half of a life, a little earlier or later, in milliseconds.
-fn rotate_after(ttl: Duration) -> u64 {
-    let half = millis(ttl) / 2;
-    let jitter = half / 100 * ROTATION_JITTER_PERCENT;
-    let mut bytes = [0; 8];
-    // Without randomness there is no jitter, which is harmless; keys are another matter (embedded.rs).
-    if aws_lc_rs::rand::fill(&mut bytes).is_err() {
-        return half;
-    }
-    half - jitter + u64::from_be_bytes(bytes) % (2 * jitter + 1)
+/// What a source says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceStatus {
+    /// The connections it lives on; none where it needs none.
+    pub connections: Vec<Connection>,
+    /// Workloads whose SVIDs are wanted.
+    pub workloads: usize,
+    /// Workloads of which the source has said that it has no SVID with the expected ID, and what it has instead.
+    pub missing: BTreeMap<String, String>,
 }
 
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+impl SourceStatus {
+    /// Since when it cannot be reached (Unix seconds), and why.
+    #[must_use]
+    pub fn down(&self) -> Option<(u64, &str)> {
+        let downs = self.connections.iter().filter_map(Connection::down);
+        downs.min_by_key(|(since, _)| *since)
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
+/// One connection of a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// What is spoken: `Workload API`, `Delegated Identity API`.
+    pub api: &'static str,
+    /// Where.
+    pub socket: String,
+    /// Whether the last thing heard was an answer.
+    pub is_up: bool,
+    /// Since when it is so: Unix seconds.
+    pub since: u64,
+    /// The last error, also after it was mended.
+    pub last_error: Option<String>,
+}
 
-    use countersign_certs::chain;
-    use tokio::time::Instant;
+impl Connection {
+    fn down(&self) -> Option<(u64, &str)> {
+        let why = self.last_error.as_deref().unwrap_or("not reached yet");
+        (!self.is_up).then_some((self.since, why))
+    }
+}
 
-    use super::*;
+impl fmt::Display for Connection {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} at {}", self.api, self.socket)
+    }
+}
 
-    const START: u64 = 1_800_000_000;
+/// What the reader has not taken yet, the newest of each kind: whether the source is there, then bundles, then
+/// SVIDs, so that no SVID is seen before the bundle it leads to.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    unsent: BTreeMap<Slot, Update>,
+}
 
-    fn domain() -> TrustDomain {
-        TrustDomain::parse("countersign.lab").unwrap()
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Slot {
+    Reach,
+    Bundle(TrustDomain),
+    Svid(SpiffeId),
+}
+
+impl Outbox {
+    pub(crate) fn put(&mut self, update: Update) {
+        let slot = match &update {
+            Update::Down(_) | Update::Up => Slot::Reach,
+            Update::Bundle(domain, _) | Update::BundleRemoved(domain) => Slot::Bundle(domain.clone()),
+            Update::Svid(id, _) | Update::Removed(id) => Slot::Svid(id.clone()),
+        };
+        self.unsent.insert(slot, update);
     }
 
-    fn id(number: u32) -> SpiffeId {
-        SpiffeId::parse(&format!("spiffe://countersign.lab/identity/{number}")).unwrap()
+    pub(crate) fn is_empty(&self) -> bool {
+        self.unsent.is_empty()
     }
 
-    /// A source whose wall clock is tokio's paused one.
-    fn start(ttl: u64) -> (tempfile::TempDir, SvidSource, mpsc::Receiver<Update>) {
-        let dir = tempfile::tempdir().unwrap();
-        let mut config = EmbeddedConfig::new(dir.path().join("ca"), domain());
-        config.ttl = Duration::from_secs(ttl);
-        let began = Instant::now();
-        let clock = move || START * 1000 + millis(began.elapsed());
-        let (source, updates) = spawn_with_clock(config, clock).unwrap();
-        (dir, source, updates)
-    }
-
-    async fn bundle(updates: &mut mpsc::Receiver<Update>) -> Arc<Bundle> {
-        match updates.recv().await.unwrap() {
-            Update::Bundle(of, bundle) if of == domain() => bundle,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_svid_is_renewed_around_half_of_its_life_for_ever() {
-        let (_dir, source, mut updates) = start(30);
-        let began = Instant::now();
-        let bundle = bundle(&mut updates).await;
-        source.want(id(300)).await.unwrap();
-        let (mut last, mut keys, mut gaps) = (None, BTreeSet::new(), BTreeSet::new());
-        for _ in 0..40 {
-            let Update::Svid(of, svid) = updates.recv().await.unwrap() else { panic!() };
-            let now = START + began.elapsed().as_secs();
-            let peer = chain::verify(svid.chain(), &bundle, &of, now).unwrap();
-            assert_eq!((of, svid.not_after()), (id(300), now + 30));
-            assert!(keys.insert(peer.public_key().to_vec()), "every SVID has a key of its own");
-            if let Some(before) = last.replace(Instant::now()) {
-                let gap = (Instant::now() - before).as_millis();
-                assert!((13_500..=16_510).contains(&gap), "{gap} ms");
-                gaps.insert(gap);
-            }
-        }
-        assert!(gaps.len() > 10, "rotation times are spread: {gaps:?}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn unwanted_means_removed_once_and_silence_afterwards() {
-        let (_dir, source, mut updates) = start(60);
-        bundle(&mut updates).await;
-        source.want(id(300)).await.unwrap();
-        source.want(id(300)).await.unwrap();
-        assert!(matches!(updates.recv().await, Some(Update::Svid(of, _)) if of == id(300)));
-        source.unwant(id(300)).await.unwrap();
-        source.unwant(id(300)).await.unwrap();
-        assert!(matches!(updates.recv().await, Some(Update::Removed(of)) if of == id(300)));
-        let quiet = tokio::time::timeout(Duration::from_secs(600), updates.recv()).await;
-        assert!(quiet.is_err(), "{quiet:?}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn commands_are_taken_while_nobody_reads_and_the_newest_update_wins() {
-        let (_dir, source, mut updates) = start(30);
-        // Twice what both queues hold together: this would hang if the task waited for its reader.
-        let count = u32::try_from(2 * (COMMAND_QUEUE + UPDATE_QUEUE)).unwrap();
-        for number in 0..count {
-            source.want(id(number)).await.unwrap();
-        }
-        sleep(Duration::from_secs(120)).await;
-        bundle(&mut updates).await;
-        let mut newest = BTreeMap::new();
-        while let Ok(Some(Update::Svid(of, svid))) =
-            tokio::time::timeout(Duration::from_millis(500), updates.recv()).await
-        {
-            newest.insert(of, svid.not_after());
-        }
-        assert_eq!(newest.len(), count as usize);
-        let stale = newest.values().filter(|not_after| **not_after < START + 120).count();
-        assert!(stale <= UPDATE_QUEUE, "only what was queued before may be old: {stale}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn others_trust_domains_get_nothing() {
-        let (_dir, source, mut updates) = start(30);
-        bundle(&mut updates).await;
-        source.want(SpiffeId::parse("spiffe://other.example/identity/300").unwrap()).await.unwrap();
-        source.want(id(301)).await.unwrap();
-        assert!(matches!(updates.recv().await, Some(Update::Svid(of, _)) if of == id(301)));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn too_many_are_refused_without_growing() {
-        let (_dir, source, mut updates) = start(3600);
-        let reader = tokio::spawn(async move {
-            let mut seen = BTreeSet::new();
-            while let Some(update) = updates.recv().await {
-                if let Update::Svid(of, _) = update {
-                    seen.insert(of);
-                }
-            }
-            seen.len()
-        });
-        for number in 0..u32::try_from(MAX_WANTED).unwrap() + 50 {
-            source.want(id(number)).await.unwrap();
-        }
-        sleep(Duration::from_secs(1)).await;
-        drop(source);
-        assert_eq!(reader.await.unwrap(), MAX_WANTED);
-    }
-
-    #[tokio::test]
-    async fn it_ends_when_nobody_asks_any_more() {
-        let (_dir, source, mut updates) = start(60);
-        bundle(&mut updates).await;
-        drop(source);
-        assert!(updates.recv().await.is_none());
-    }
-
-    #[tokio::test]
-    async fn a_closed_reader_ends_it_too() {
-        let (_dir, source, updates) = start(60);
-        drop(updates);
-        while source.want(id(1)).await.is_ok() {
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(source.unwant(id(1)).await, Err(SourceGone));
+    pub(crate) fn take(&mut self) -> Option<Update> {
+        self.unsent.pop_first().map(|(_, update)| update)
     }
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use countersign_certs::{SpiffeId, TrustDomain, chain, signature};
-use countersign_spire::{EmbeddedCa, EmbeddedError};
+use countersign_spire::embedded::{EmbeddedCa, EmbeddedError};
 
 const NOW: u64 = 1_800_000_000;
 

@@ -1,0 +1,21 @@
+//! Clients of the Workload API and of the Delegated Identity API from their definitions in `protos/`. The compiler
+//! of definitions is a crate as well, so nothing has to be installed.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo::rerun-if-changed=protos");
+    let files = ["workload.proto", "spire/api/agent/delegatedidentity/v1/delegatedidentity.proto"];
+    let definitions = protox::compile(files, ["protos"])?;
+    // These hold private keys: what cannot be printed does not get into a log.
+    let secret = [
+        ".X509SVID",
+        ".X509SVIDResponse",
+        ".spire.api.agent.delegatedidentity.v1.X509SVIDWithKey",
+        ".spire.api.agent.delegatedidentity.v1.SubscribeToX509SVIDsResponse",
+    ];
+    tonic_prost_build::configure()
+        .build_server(false)
+        .build_transport(false)
+        .skip_debug(secret)
+        .compile_fds(definitions)?;
+    Ok(())
+}

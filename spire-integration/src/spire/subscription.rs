@@ -1,0 +1,177 @@
+//! Subscriptions to SPIRE's agent, each a task that goes on until it is aborted.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use countersign_certs::{Bundle, SpiffeId, TrustDomain};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep, timeout};
+use tonic::metadata::MetadataValue;
+use tonic::transport::Channel;
+use tonic::{Request, Status, Streaming};
+
+use super::backoff::Backoff;
+use super::delegated::delegated_identity_client::DelegatedIdentityClient;
+use super::delegated::{SubscribeToX509BundlesRequest, SubscribeToX509sviDsRequest};
+use super::message::{self, Said};
+use super::proto::types::Selector;
+use super::workload::X509svidRequest;
+use super::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
+use super::{DELEGATED_API, WORKLOAD_API};
+use crate::limits::FIRST_ANSWER;
+use crate::source::{Reference, Workload};
+
+/// What a subscription has to tell.
+#[derive(Debug)]
+pub(super) enum Report {
+    /// The newest state of a workload.
+    Workload { key: String, said: Said },
+    /// The newest bundles, and what is wrong with others.
+    Bundles { good: BTreeMap<TrustDomain, Arc<Bundle>>, bad: BTreeMap<String, String> },
+    /// This API has answered.
+    Answered(&'static str),
+    /// This API cannot be reached, or refuses.
+    Failed(&'static str, String),
+}
+
+/// What is subscribed to.
+#[derive(Clone, Debug)]
+pub(super) struct Subscription {
+    pub(super) id: SpiffeId,
+    pub(super) workload: Workload,
+}
+
+/// Whoever reads the reports has gone.
+struct Over;
+
+type Reports = mpsc::Sender<Report>;
+
+async fn send(reports: &Reports, report: Report) -> Result<(), Over> {
+    reports.send(report).await.map_err(|_| Over)
+}
+
+/// The bundles of all trust domains: the first stream to come and to go, by which the API is judged.
+pub(super) async fn bundles(channel: Channel, reports: Reports) {
+    let mut backoff = Backoff::new();
+    let client = DelegatedIdentityClient::new(channel);
+    loop {
+        let request = SubscribeToX509BundlesRequest {};
+        let mut asked = client.clone();
+        let answer = within(asked.subscribe_to_x509_bundles(request)).await;
+        let ended = read(answer, &mut backoff, &reports, |message| {
+            let (good, bad) = message::bundles(message.ca_certificates);
+            vec![Report::Bundles { good, bad }, Report::Answered(DELEGATED_API)]
+        });
+        let Ok(why) = ended.await else { return };
+        if send(&reports, Report::Failed(DELEGATED_API, why)).await.is_err() {
+            return;
+        }
+        sleep(backoff.pause()).await;
+    }
+}
+
+/// The agent's own SVID.
+pub(super) async fn caller(what: Subscription, channel: Channel, reports: Reports) {
+    let mut backoff = Backoff::new();
+    let client = SpiffeWorkloadApiClient::new(channel);
+    loop {
+        let mut request = Request::new(X509svidRequest {});
+        // The specification demands it of every caller: a browser that was tricked into asking cannot set it.
+        request.metadata_mut().insert("workload.spiffe.io", MetadataValue::from_static("true"));
+        let mut asked = client.clone();
+        let answer = within(asked.fetch_x509svid(request)).await;
+        let ended = read(answer, &mut backoff, &reports, |message| {
+            let said = message::workload(message, &what.id);
+            let answered = match &said {
+                Said::Svid(_) => Report::Answered(WORKLOAD_API),
+                Said::None(ids) => {
+                    let why = format!("no SVID for {}, but for {}", what.id, ids.join(", "));
+                    Report::Failed(WORKLOAD_API, why)
+                }
+                Said::Useless(why) => Report::Failed(WORKLOAD_API, why.clone()),
+            };
+            vec![Report::Workload { key: what.workload.key.clone(), said }, answered]
+        });
+        let Ok(why) = ended.await else { return };
+        if send(&reports, Report::Failed(WORKLOAD_API, why)).await.is_err() {
+            return;
+        }
+        sleep(backoff.pause()).await;
+    }
+}
+
+/// The SVIDs of one of this node's workloads, while the API can be reached.
+pub(super) async fn workload(
+    what: Subscription,
+    channel: Channel,
+    mut reachable: watch::Receiver<bool>,
+    reports: Reports,
+) {
+    let mut backoff = Backoff::new();
+    let client = DelegatedIdentityClient::new(channel);
+    while reachable.wait_for(|reachable| *reachable).await.is_ok() {
+        let mut asked = client.clone();
+        // The first answer comes when the SVID is signed: as late as that may be.
+        let answer = asked.subscribe_to_x509svi_ds(request(&what.workload.reference)).await;
+        let ended = read(answer, &mut backoff, &reports, |message| {
+            let said = message::delegated(message, &what.id);
+            vec![Report::Workload { key: what.workload.key.clone(), said }]
+        });
+        let Ok(why) = ended.await else { return };
+        tracing::debug!(id = %what.id, workload = what.workload.key, %why, "a subscription has ended");
+        sleep(backoff.pause()).await;
+    }
+}
+
+fn request(reference: &Reference) -> SubscribeToX509sviDsRequest {
+    match reference {
+        Reference::Pid(pid) => SubscribeToX509sviDsRequest { pid: *pid, ..Default::default() },
+        Reference::Selectors(all) => {
+            let selector = |(kind, value): &(String, String)| Selector { r#type: kind.clone(), value: value.clone() };
+            SubscribeToX509sviDsRequest { selectors: all.iter().map(selector).collect(), pid: 0 }
+        }
+        // Asked elsewhere; here it is refused by SPIRE's agent, which wants one or the other.
+        Reference::Caller => SubscribeToX509sviDsRequest::default(),
+    }
+}
+
+async fn within<T>(asked: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let silence = |_| Status::deadline_exceeded(format!("no answer within {} s", FIRST_ANSWER.as_secs()));
+    timeout(FIRST_ANSWER, asked).await.map_err(silence)?
+}
+
+/// Takes messages until the stream ends. Returns why it ended.
+async fn read<M>(
+    answer: Result<tonic::Response<Streaming<M>>, Status>,
+    backoff: &mut Backoff,
+    reports: &Reports,
+    understand: impl Fn(M) -> Vec<Report>,
+) -> Result<String, Over> {
+    let mut stream = match answer {
+        Ok(answer) => answer.into_inner(),
+        Err(status) => return Ok(text(&status)),
+    };
+    loop {
+        match stream.message().await {
+            Ok(Some(message)) => {
+                backoff.reset();
+                for report in understand(message) {
+                    send(reports, report).await?;
+                }
+            }
+            Ok(None) => return Ok("the stream has ended".to_owned()),
+            Err(status) => return Ok(text(&status)),
+        }
+    }
+}
+
+/// In the words of whoever answered; of a connection that failed, its cause.
+fn text(status: &Status) -> String {
+    let mut text = format!("{}: {}", status.code(), status.message());
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        text = format!("{}: {error}", status.code());
+        cause = error.source();
+    }
+    text
+}

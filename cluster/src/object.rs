@@ -229,18 +229,43 @@ fn check_name(role: Role, file: &Path, entries: &[Entry]) -> Result<(), Problem>
     Ok(())
 }
 
-/// What a pod is: its manifest, with addresses, phase and UID from its status.
+/// What a pod is: its manifest, with addresses, phase, UID and groups from its status.
 pub(crate) fn merge(spec: &Pod, status: Option<&Pod>) -> Pod {
     let Some(status) = status else {
         // What a manifest says about its own addresses is somebody's wish, not what was given.
         return Pod { ips: Vec::new(), host_ip: None, phase: String::new(), ..spec.clone() };
     };
     let uid = if status.uid.is_empty() { &spec.uid } else { &status.uid };
+    let groups = if status.supplemental_groups.is_empty() {
+        &spec.supplemental_groups
+    } else {
+        &status.supplemental_groups
+    };
     Pod {
         uid: uid.clone(),
+        supplemental_groups: groups.clone(),
         ips: status.ips.clone(),
         host_ip: status.host_ip,
         phase: status.phase.clone(),
         ..spec.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_given_to_a_pod_outranks_what_its_manifest_says() {
+        let pod = |uid: &str, groups: &[u32]| Pod {
+            uid: uid.to_owned(),
+            supplemental_groups: groups.to_vec(),
+            ..Pod::default()
+        };
+        let spec = pod("wish", &[7]);
+        let merged = merge(&spec, Some(&pod("given", &[70001])));
+        assert_eq!((merged.uid.as_str(), &merged.supplemental_groups[..]), ("given", &[70001][..]));
+        let merged = merge(&spec, Some(&pod("", &[])));
+        assert_eq!((merged.uid.as_str(), &merged.supplemental_groups[..]), ("wish", &[7][..]));
     }
 }

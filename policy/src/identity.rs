@@ -53,6 +53,13 @@ const IGNORED_PREFIXES: [&str; 13] = [
     "etcd_node",
 ];
 
+/// Name of the cluster in identity labels, until it can be configured.
+pub const DEFAULT_CLUSTER: &str = "default";
+/// Annotation of a pod that is not to have an SVID, with the value `none`.
+pub const SVID_ANNOTATION: &str = "countersign.dev/svid";
+/// The label that sets such a pod's identity apart. Pods cannot give it to themselves: its prefix is the agents'.
+const UNREGISTERED: (&str, &str) = ("io.cilium.k8s.policy.svid", "none");
+
 /// Whether pods can have this number, and so a certificate that speaks of it.
 #[must_use]
 pub fn is_pod(identity: u32) -> bool {
@@ -92,6 +99,23 @@ pub fn pod_labels(pod: &Pod, namespace: Option<&Namespace>, cluster: &str) -> La
     labels.insert(Source::K8s, POD_NAMESPACE, &pod.namespace);
     labels.insert(Source::K8s, SERVICE_ACCOUNT, &pod.service_account);
     labels.insert(Source::K8s, CLUSTER, cluster);
+    labels
+}
+
+/// Whether the pod is to have an SVID.
+#[must_use]
+pub fn may_have_svid(pod: &Pod) -> bool {
+    pod.annotations.get(SVID_ANNOTATION).is_none_or(|value| value != "none")
+}
+
+/// The labels whose number is the pod's identity: [`pod_labels`], and for a pod that is not to have an SVID one
+/// more, so that it does not pass by the proofs of registered pods with the same labels.
+#[must_use]
+pub fn security_labels(pod: &Pod, namespace: Option<&Namespace>, cluster: &str) -> Labels {
+    let mut labels = pod_labels(pod, namespace, cluster);
+    if !may_have_svid(pod) {
+        labels.insert(Source::K8s, UNREGISTERED.0, UNREGISTERED.1);
+    }
     labels
 }
 

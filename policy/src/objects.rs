@@ -12,6 +12,9 @@ use crate::fields::{DocumentError, Field, Object, Result};
 use crate::limits;
 use crate::yaml::Document;
 
+/// The largest group that Kubernetes takes.
+const GROUP_MAX: u64 = i32::MAX as u64;
+
 /// A pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pod {
@@ -35,6 +38,8 @@ pub struct Pod {
     pub host_ip: Option<IpAddr>,
     /// `spec.hostNetwork`: the pod has the node's identity.
     pub host_network: bool,
+    /// `spec.securityContext.supplementalGroups`: groups that every process of the pod is in.
+    pub supplemental_groups: Vec<u32>,
     /// `command` and `args` of the first container.
     pub command: Vec<String>,
     /// `env` of the first container, those with a plain value.
@@ -128,6 +133,9 @@ impl Pod {
             policy.string()?.clone_into(&mut self.restart_policy);
         }
         self.host_network = spec.get("hostNetwork").map_or(Ok(false), |field| field.bool())?;
+        if let Some(mut context) = spec.object("securityContext")? {
+            self.supplemental_groups = groups(&mut context)?;
+        }
         let containers = spec.get("containers").map_or(Ok(Vec::new()), |field| field.items())?;
         for (index, container) in containers.iter().enumerate() {
             let mut container = container.object()?;
@@ -253,6 +261,12 @@ pub(crate) fn good_label_key(key: &str) -> bool {
 #[must_use]
 pub(crate) fn good_label_value(value: &str) -> bool {
     value.len() <= limits::LABEL_VALUE_BYTES && value.bytes().all(label_byte)
+}
+
+fn groups(context: &mut Object<'_>) -> Result<Vec<u32>> {
+    let listed = context.get("supplementalGroups").map_or(Ok(Vec::new()), |field| field.items())?;
+    let group = |field: &Field<'_>| Ok(u32::try_from(field.integer(0..=GROUP_MAX)?).unwrap_or_default());
+    listed.iter().map(group).collect()
 }
 
 fn named_ports(container: &mut Object<'_>) -> Result<Vec<NamedPort>> {

@@ -78,7 +78,8 @@ pub fn spawn(config: &SpireConfig) -> Result<(SvidSource, mpsc::Receiver<Update>
         since: now,
         last_error: None,
     });
-    let status = watch::Sender::new(SourceStatus { connections: connections.into(), ..SourceStatus::default() });
+    let status =
+        watch::Sender::new(SourceStatus { connections: connections.into(), ..SourceStatus::default() });
     let handle = SvidSource { commands, status: status.subscribe() };
     let admin = channel(&config.admin_socket)?;
     let task = Task {
@@ -182,7 +183,8 @@ impl Task {
             }
         }
         let workloads = self.holdings.len();
-        self.status.send_if_modified(|status| std::mem::replace(&mut status.workloads, workloads) != workloads);
+        self.status
+            .send_if_modified(|status| std::mem::replace(&mut status.workloads, workloads) != workloads);
     }
 
     fn subscribe(&mut self, subscription: Subscription) {
@@ -286,4 +288,3 @@ impl Task {
         }
     }
 }
-

@@ -41,6 +41,7 @@ const POLICY: &str = "countersign-policy";
 const CERTS: &str = "countersign-certs";
 const AUTH_PROTO: &str = "countersign-auth-proto";
 const WG_PROTO: &str = "countersign-wg-proto";
+const SPIRE_PROTO: &str = "countersign-spire-proto";
 const SPIRE: &str = "countersign-spire";
 const CLUSTER: &str = "countersign-cluster";
 const FLOWS: &str = "countersign-flows";
@@ -51,8 +52,20 @@ const LAB: &str = "countersign-lab";
 const E2E: &str = "countersign-e2e";
 
 /// The agent: the one place where the shells meet.
-const AGENT_IMPORTS: &[&str] =
-    &[EBPF_COMMON, EBPF_LOADER, POLICY, CERTS, AUTH_PROTO, WG_PROTO, SPIRE, CLUSTER, FLOWS, WG_MANAGER, API];
+const AGENT_IMPORTS: &[&str] = &[
+    EBPF_COMMON,
+    EBPF_LOADER,
+    POLICY,
+    CERTS,
+    AUTH_PROTO,
+    WG_PROTO,
+    SPIRE_PROTO,
+    SPIRE,
+    CLUSTER,
+    FLOWS,
+    WG_MANAGER,
+    API,
+];
 
 /// Every room there is; a crate of the workspace that is not here is a violation.
 pub const ROOMS: &[Room] = &[
@@ -62,16 +75,17 @@ pub const ROOMS: &[Room] = &[
     room(AUTH_PROTO, "auth-agent/proto", Kind::Pure, &[]),
     room(WG_PROTO, "wg-manager/proto", Kind::Pure, &[CERTS]),
     with_aya(room(EBPF_LOADER, "ebpf/loader", Kind::Shell, &[EBPF_COMMON])),
-    room(SPIRE, "spire-integration", Kind::Shell, &[CERTS]),
+    room(SPIRE_PROTO, "spire-integration/proto", Kind::Pure, &[POLICY, CERTS, WG_PROTO]),
+    room(SPIRE, "spire-integration", Kind::Shell, &[CERTS, SPIRE_PROTO]),
     room(CLUSTER, "cluster", Kind::Shell, &[POLICY]),
     room(FLOWS, "flows", Kind::Shell, &[EBPF_COMMON, POLICY]),
     room(WG_MANAGER, "wg-manager/manager", Kind::Shell, &[WG_PROTO, CERTS]),
     room("countersign-wg", "wg-manager/wg", Kind::Program, &[WG_PROTO]),
     room(API, "auth-agent/api", Kind::Program, &[]),
     with_aya(room(AGENT, "auth-agent/agent", Kind::Program, AGENT_IMPORTS)),
-    room(LAB, "e2e/lab", Kind::Program, &[API, CLUSTER, POLICY, CERTS]),
-    room("countersign-cli", "cli", Kind::Program, &[API, POLICY, LAB]),
-    room(E2E, "e2e/tests", Kind::Program, &[API, LAB, CERTS, POLICY, AUTH_PROTO]),
+    room(LAB, "e2e/lab", Kind::Program, &[API, CLUSTER, POLICY, CERTS, SPIRE_PROTO]),
+    room("countersign-cli", "cli", Kind::Program, &[API, POLICY, SPIRE_PROTO, LAB]),
+    room(E2E, "e2e/tests", Kind::Program, &[API, LAB, CERTS, POLICY, AUTH_PROTO, SPIRE_PROTO]),
     with_aya(room(
         "countersign-bench",
         "bench",

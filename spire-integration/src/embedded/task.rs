@@ -131,7 +131,8 @@ impl Task {
             }
         }
         let workloads = self.wanted.values().map(|wanted| wanted.workloads.len()).sum();
-        self.status.send_if_modified(|status| std::mem::replace(&mut status.workloads, workloads) != workloads);
+        self.status
+            .send_if_modified(|status| std::mem::replace(&mut status.workloads, workloads) != workloads);
     }
 
     fn rotate(&mut self) {

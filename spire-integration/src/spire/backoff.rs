@@ -37,7 +37,9 @@ mod tests {
         let mut backoff = Backoff::new();
         let pauses: Vec<Duration> = (0..40).map(|_| backoff.pause()).collect();
         assert!(pauses[0] <= RECONNECT_MIN * 5 / 4);
-        assert!(pauses.iter().all(|pause| *pause >= RECONNECT_MIN * 3 / 4 && *pause <= RECONNECT_MAX * 5 / 4));
+        assert!(
+            pauses.iter().all(|pause| *pause >= RECONNECT_MIN * 3 / 4 && *pause <= RECONNECT_MAX * 5 / 4)
+        );
         assert!(pauses[20..].windows(2).any(|two| two[0] != two[1]));
         assert!(pauses[20..].iter().all(|pause| *pause >= RECONNECT_MAX * 3 / 4));
         backoff.reset();

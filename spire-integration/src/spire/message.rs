@@ -118,7 +118,8 @@ fn split_der(der: &[u8]) -> impl Iterator<Item = &[u8]> {
         if rest.is_empty() {
             return None;
         }
-        let (first, after) = element_length(rest).and_then(|at| rest.split_at_checked(at)).unwrap_or((rest, &[]));
+        let (first, after) =
+            element_length(rest).and_then(|at| rest.split_at_checked(at)).unwrap_or((rest, &[]));
         rest = after;
         Some(first)
     })
@@ -158,7 +159,9 @@ mod tests {
 
     #[test]
     fn what_is_cut_short_is_left_whole() {
-        for bad in [&[0x30][..], &[0x30, 0x05, 1], &[0x31, 0x00], &[0x30, 0x80, 0], &[0x30, 0x85, 1, 1, 1, 1, 1]] {
+        for bad in
+            [&[0x30][..], &[0x30, 0x05, 1], &[0x31, 0x00], &[0x30, 0x80, 0], &[0x30, 0x85, 1, 1, 1, 1, 1]]
+        {
             assert_eq!(split_der(bad).collect::<Vec<_>>(), [bad]);
         }
     }

@@ -127,7 +127,8 @@ fn request(reference: &Reference) -> SubscribeToX509sviDsRequest {
     match reference {
         Reference::Pid(pid) => SubscribeToX509sviDsRequest { pid: *pid, ..Default::default() },
         Reference::Selectors(all) => {
-            let selector = |(kind, value): &(String, String)| Selector { r#type: kind.clone(), value: value.clone() };
+            let selector =
+                |(kind, value): &(String, String)| Selector { r#type: kind.clone(), value: value.clone() };
             SubscribeToX509sviDsRequest { selectors: all.iter().map(selector).collect(), pid: 0 }
         }
         // Asked elsewhere; here it is refused by SPIRE's agent, which wants one or the other.

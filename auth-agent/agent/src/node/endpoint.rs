@@ -7,11 +7,10 @@ use std::time::Instant;
 use countersign_agent_api as api;
 use countersign_ebpf_loader::EndpointConfig;
 use countersign_policy::EndpointPolicy;
-use countersign_policy::identity::reserved;
+use countersign_policy::identity::{may_have_svid, reserved};
 use nix::net::if_::if_nametoindex;
 
 use super::Node;
-use super::places::may_have_svid;
 use crate::endpoints::{Endpoint, Saved};
 use crate::limits;
 use crate::world::PodKey;

@@ -5,9 +5,7 @@ use std::net::IpAddr;
 
 use countersign_auth_proto::Event;
 use countersign_ebpf_common::ipcache::{IpEntry, flag};
-use countersign_policy::identity::{cidr_labels, pod_labels, reserved};
-use countersign_policy::labels::Source;
-use countersign_policy::objects::Pod;
+use countersign_policy::identity::{DEFAULT_CLUSTER, cidr_labels, reserved, security_labels};
 use countersign_policy::repository::NamedPorts;
 use ipnet::IpNet;
 
@@ -16,14 +14,6 @@ use crate::clock;
 use crate::identities::{Effects, Placement};
 use crate::node_ids::THIS_NODE;
 use crate::world::{PodKey, PolicyChange, Touched};
-
-/// Annotation of a pod that is not to have an SVID, with the value `none`.
-const SVID_ANNOTATION: &str = "countersign.dev/svid";
-/// The label that sets such a pod's identity apart. Pods cannot give it to themselves: its prefix is the agents'.
-const UNREGISTERED: (&str, &str) = ("io.cilium.k8s.policy.svid", "none");
-
-/// Name of the cluster in identity labels, until it can be configured.
-const CLUSTER: &str = "default";
 
 impl Node {
     /// Works out what a batch of changes means. `synced` says that it completes the first picture.
@@ -91,11 +81,7 @@ impl Node {
             return None;
         }
         let namespace = self.world.namespaces.get(&pod.namespace);
-        let mut labels = pod_labels(&pod, namespace.map(|namespace| &**namespace), CLUSTER);
-        if !may_have_svid(&pod) {
-            // An identity of its own: it must not pass by the proofs of registered pods with the same labels.
-            labels.insert(Source::K8s, UNREGISTERED.0, UNREGISTERED.1);
-        }
+        let labels = security_labels(&pod, namespace.map(|namespace| &**namespace), DEFAULT_CLUSTER);
         let identity = match self.identities.number(&labels) {
             Ok(identity) => identity,
             Err(error) => {
@@ -267,11 +253,6 @@ impl Node {
             }
         }
     }
-}
-
-/// Whether the pod is to have an SVID.
-pub(super) fn may_have_svid(pod: &Pod) -> bool {
-    pod.annotations.get(SVID_ANNOTATION).is_none_or(|value| value != "none")
 }
 
 /// As in a container's `ports`; what else there is was refused when the manifest was read.

@@ -20,6 +20,7 @@ pub mod id;
 pub mod issue;
 pub mod key;
 pub mod limits;
+pub mod pem;
 mod profile;
 pub mod signature;
 mod svid;

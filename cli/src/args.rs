@@ -124,6 +124,12 @@ Examples:
     /// Pairs of identities that have proved (or failed to prove) who they are
     #[command(subcommand)]
     Auth(AuthCommand),
+    /// Where SVIDs come from: connections to SPIRE, trust bundles, pods without an SVID
+    #[command(subcommand)]
+    Spire(SpireCommand),
+    /// SVIDs that the node holds; never their private keys
+    #[command(subcommand)]
+    Svid(SvidCommand),
     /// Security identities and the SVIDs held for them
     #[command(subcommand)]
     Identity(IdentityCommand),
@@ -211,6 +217,44 @@ pub enum AuthCommand {
     List(ListArgs),
     /// Forget all proofs, so that every pair proves itself again; flows wait for that meanwhile
     Flush(ListArgs),
+}
+
+/// `spire …`.
+#[derive(Debug, Subcommand)]
+pub enum SpireCommand {
+    /// Sockets, trust domains, SVIDs held, what is missing and why
+    #[command(after_help = "\
+Exit code 3 means that the agent answers and something is not well: SPIRE's agent cannot be reached, a pod that
+should have an SVID has none, or SVIDs are past the time at which they should have been renewed.
+
+Examples:
+  countersign spire status
+  countersign --lab demo spire status -o json | jq '.[].missing'")]
+    Status(ListArgs),
+}
+
+/// `svid …`.
+#[derive(Debug, Subcommand)]
+pub enum SvidCommand {
+    /// SVIDs held, the node's own first
+    List(ListArgs),
+    /// One SVID and its certificates
+    #[command(after_help = "\
+Examples:
+  countersign svid show shop/web
+  countersign svid show node | openssl x509 -noout -text
+  countersign --lab demo svid show 5854775 -o json")]
+    Show(SvidShowArgs),
+}
+
+/// `svid show`.
+#[derive(Args, Clone, Debug)]
+pub struct SvidShowArgs {
+    /// A pod (`namespace/name`, or `name` in namespace default), the number of an identity, a SPIFFE ID, or `node`
+    pub what: String,
+    /// How to print it
+    #[command(flatten)]
+    pub list: ListArgs,
 }
 
 /// `identity …`.

@@ -56,6 +56,7 @@ impl Agent {
             }
             Request::Status => responder.reply(&self.status).await,
             Request::EncryptStatus => responder.reply(&self.encrypt).await,
+            Request::SpireStatus => responder.reply(&fixtures::spire()).await,
             Request::AuthList => responder.list(&fixtures::auth()).await,
             Request::AuthFlush => responder.reply(&AuthFlushed { removed: 4 }).await,
             Request::IdentityList => responder.list(&fixtures::identities()).await,
@@ -179,6 +180,26 @@ fn every_command_prints_what_the_agent_says() {
     }
     let ran = world.run(&["encrypt", "status"]);
     assert!(ran.out.starts_with("Encryption: Wireguard (2/2 nodes)\n"), "{ran:?}");
+}
+
+#[test]
+fn svids_are_listed_and_shown_and_what_is_missing_is_said() {
+    let world = World::one(Agent::new(0));
+    let ran = world.run(&["spire", "status"]);
+    assert_eq!(ran.code, Some(3), "a pod has no SVID");
+    assert!(ran.out.contains("shop/late") && ran.out.contains("no entry matches it"), "{ran:?}");
+    let ran = world.run(&["svid", "list"]);
+    assert_eq!((ran.code, ran.out.lines().count()), (Some(0), 3), "{ran:?}");
+    for what in ["shop/web", "300", "spiffe://countersign.lab/identity/300"] {
+        let ran = world.run(&["svid", "show", what]);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        assert!(ran.out.contains("identity/300") && ran.out.contains("BEGIN CERTIFICATE"), "{ran:?}");
+    }
+    let ran = world.run(&["svid", "show", "node", "-o", "json"]);
+    assert!(ran.code == Some(0) && ran.out.contains("node/n1"), "{ran:?}");
+    let ran = world.run(&["svid", "show", "shop/late"]);
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.err.contains("spire status"), "{ran:?}");
 }
 
 #[test]

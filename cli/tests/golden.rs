@@ -10,7 +10,7 @@ use countersign_cli::ask::OnNode;
 use countersign_cli::render::encrypt::Summary;
 use countersign_cli::render::escape::safe_json;
 use countersign_cli::render::paint::Paint;
-use countersign_cli::render::{auth, endpoint, flow, policy, status};
+use countersign_cli::render::{auth, endpoint, flow, policy, spire, status};
 use fixtures::NOW;
 use serde::Serialize;
 
@@ -44,6 +44,15 @@ fn status_of_a_node_that_is_well() {
 fn status_of_a_node_that_is_not() {
     check("status-degraded.txt", &status::text(&fixtures::status_degraded(), NOW, PLAIN));
     check("status-degraded-colours.txt", &status::text(&fixtures::status_degraded(), NOW, COLOURS));
+}
+
+#[test]
+fn spire_status_and_svids() {
+    let status = fixtures::spire();
+    check("spire.txt", &spire::status(&status, NOW, PLAIN));
+    check("spire.json", &json(&status));
+    check("svid-show.txt", &spire::show(&status.node, &status.svids[1], NOW, PLAIN));
+    check("svid-list.txt", &spire::list(&rows(Some("n1"), vec![status]), true, NOW, PLAIN));
 }
 
 #[test]

@@ -6,10 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use countersign_certs::{
-    Bundle, CertAuthority, CertificateDer, IssueError, Serial, SigningKey, SpiffeId, Svid, TrustDomain,
+    Bundle, CertAuthority, CertificateDer, IssueError, Serial, SigningKey, SpiffeId, Svid, TrustDomain, pem,
 };
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject;
@@ -108,7 +106,8 @@ fn create(
     now: u64,
 ) -> Result<CertAuthority, EmbeddedError> {
     let authority = CertAuthority::create(domain.clone(), key, fresh_serial()?, now, CA_TTL_SECONDS)?;
-    files::write_atomically(path, pem(authority.certificate()).as_bytes(), 0o644).map_err(at(path))?;
+    files::write_atomically(path, pem::certificate(authority.certificate()).as_bytes(), 0o644)
+        .map_err(at(path))?;
     Ok(authority)
 }
 
@@ -137,16 +136,6 @@ fn fresh_serial() -> Result<Serial, EmbeddedError> {
     let mut bytes = [0; 16];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| EmbeddedError::Key("no randomness".to_owned()))?;
     Ok(Serial::from_random(bytes))
-}
-
-fn pem(der: &[u8]) -> String {
-    let body = STANDARD.encode(der);
-    let mut text = "-----BEGIN CERTIFICATE-----\n".to_owned();
-    for line in body.as_bytes().chunks(64) {
-        text.push_str(&String::from_utf8_lossy(line));
-        text.push('\n');
-    }
-    text + "-----END CERTIFICATE-----\n"
 }
 
 fn at(path: &Path) -> impl Fn(io::Error) -> EmbeddedError + '_ {

@@ -8,12 +8,12 @@
 //!   makes the lab and the demo run without a SPIRE server.
 //!
 //! What a source promises:
-//! - For every SPIFFE ID that is wanted, [`Update::Svid`] arrives as soon as there is one, and again whenever it is
+//! - For every subject that is wanted, [`Update::Svid`] arrives as soon as there is one, and again whenever it is
 //!   renewed, until it is unwanted or the source says that it is gone ([`Update::Removed`]).
 //! - [`Update::Bundle`] comes before the first SVID it vouches for. Bundles are kept per trust domain.
 //! - A source that is away, restarts or goes quiet takes nothing back and extends nothing.
 //! - Channels are bounded, and commands are taken even while nobody reads updates: of several updates for
-//!   one ID, the reader gets the newest.
+//!   one subject, the reader gets the newest.
 
 #![forbid(unsafe_code)]
 
@@ -23,4 +23,4 @@ pub mod limits;
 mod source;
 pub mod spire;
 
-pub use source::{Connection, Reference, SourceGone, SourceStatus, SvidSource, Update, Workload};
+pub use source::{Connection, Reference, SourceGone, SourceStatus, Subject, SvidSource, Update, Workload};

@@ -11,10 +11,10 @@ use tokio::sync::{mpsc, watch};
 #[derive(Clone, Debug)]
 pub enum Update {
     /// A fresh SVID; it replaces the one before.
-    Svid(SpiffeId, Arc<Svid>),
+    Svid(Subject, Arc<Svid>),
     /// Unwanted, or the source has said in so many words that it is issued no longer. The last SVID should be
     /// forgotten. A source that is away never says this.
-    Removed(SpiffeId),
+    Removed(Subject),
     /// The authorities of a trust domain; they replace the ones before.
     Bundle(TrustDomain, Arc<Bundle>),
     /// The source has said that this trust domain is not federated with any more.
@@ -23,6 +23,17 @@ pub enum Update {
     Down(String),
     /// It can be reached again.
     Up,
+}
+
+/// Who an SVID is to speak for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Subject {
+    /// The security identity, or 0 for the node. Identities whose SPIFFE IDs are equal, because these name no more
+    /// than namespace and service account, are told apart: that pods of one may have an SVID does not mean that those
+    /// of the other may.
+    pub identity: u32,
+    /// The SPIFFE ID.
+    pub id: SpiffeId,
 }
 
 /// A workload that an SVID is wanted for.
@@ -69,20 +80,20 @@ pub struct SvidSource {
 
 #[derive(Debug)]
 pub(crate) enum Command {
-    Want(SpiffeId, Workload),
-    Unwant(SpiffeId, String),
+    Want(Subject, Workload),
+    Unwant(Subject, String),
 }
 
 impl SvidSource {
-    /// From now on, until [`SvidSource::unwant`], there are to be SVIDs of this ID for this workload. Several
-    /// workloads may share an ID. An ID of another trust domain, or one too many, is logged and gets none.
-    pub async fn want(&self, id: SpiffeId, workload: Workload) -> Result<(), SourceGone> {
-        self.commands.send(Command::Want(id, workload)).await.map_err(|_| SourceGone)
+    /// From now on, until [`SvidSource::unwant`], there are to be SVIDs of this subject for this workload. Several
+    /// workloads may share one. An ID of another trust domain, or one too many, is logged and gets none.
+    pub async fn want(&self, subject: Subject, workload: Workload) -> Result<(), SourceGone> {
+        self.commands.send(Command::Want(subject, workload)).await.map_err(|_| SourceGone)
     }
 
-    /// The workload with this key needs no SVIDs of this ID any more.
-    pub async fn unwant(&self, id: SpiffeId, workload: String) -> Result<(), SourceGone> {
-        self.commands.send(Command::Unwant(id, workload)).await.map_err(|_| SourceGone)
+    /// The workload with this key needs no SVIDs of this subject any more.
+    pub async fn unwant(&self, subject: Subject, workload: String) -> Result<(), SourceGone> {
+        self.commands.send(Command::Unwant(subject, workload)).await.map_err(|_| SourceGone)
     }
 
     /// What the source says of itself.
@@ -151,7 +162,7 @@ pub(crate) struct Outbox {
 enum Slot {
     Reach,
     Bundle(TrustDomain),
-    Svid(SpiffeId),
+    Svid(Subject),
 }
 
 impl Outbox {
@@ -159,7 +170,7 @@ impl Outbox {
         let slot = match &update {
             Update::Down(_) | Update::Up => Slot::Reach,
             Update::Bundle(domain, _) | Update::BundleRemoved(domain) => Slot::Bundle(domain.clone()),
-            Update::Svid(id, _) | Update::Removed(id) => Slot::Svid(id.clone()),
+            Update::Svid(of, _) | Update::Removed(of) => Slot::Svid(of.clone()),
         };
         self.unsent.insert(slot, update);
     }

@@ -162,22 +162,22 @@ impl Task {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Want(id, _) if !id.is_member_of(&self.domain) => {
-                tracing::warn!(%id, "not of this trust domain");
+            Command::Want(subject, _) if !subject.id.is_member_of(&self.domain) => {
+                tracing::warn!(id = %subject.id, "not of this trust domain");
             }
-            Command::Want(id, _) if self.holdings.len() >= MAX_WANTED => {
-                tracing::warn!(%id, "too many SVIDs wanted");
+            Command::Want(subject, _) if self.holdings.len() >= MAX_WANTED => {
+                tracing::warn!(id = %subject.id, "too many SVIDs wanted");
             }
-            Command::Want(id, workload) => {
-                if self.holdings.want(&id, &workload.key) {
-                    self.subscribe(Subscription { id, workload });
+            Command::Want(subject, workload) => {
+                if self.holdings.want(&subject, &workload.key) {
+                    self.subscribe(Subscription { id: subject.id, workload });
                 }
             }
-            Command::Unwant(id, key) => {
-                if self.holdings.id_of(&key) == Some(&id) {
+            Command::Unwant(subject, key) => {
+                if self.holdings.subject_of(&key) == Some(&subject) {
                     self.subscriptions.remove(&key);
                 }
-                let update = self.holdings.unwant(&id, &key);
+                let update = self.holdings.unwant(&subject, &key);
                 self.status.send_modify(|status| drop(status.missing.remove(&key)));
                 self.say(update);
             }

@@ -8,6 +8,7 @@ mod build_ebpf;
 mod ci;
 mod deps;
 mod limits;
+mod peers;
 mod rooms;
 mod setup;
 mod sh;
@@ -32,6 +33,8 @@ struct Arguments {
 enum Task {
     /// Install what the machine lacks; changes nothing when all is there
     Setup,
+    /// Build the real peers of the tests (SPIRE) from their Go modules, into the cache; nothing if they are there
+    Peers,
     /// Build the eBPF programs
     BuildEbpf,
     /// Build the eBPF programs and every binary
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
 fn run(task: Task) -> anyhow::Result<()> {
     match task {
         Task::Setup => setup::run(),
+        Task::Peers => peers::run(),
         Task::BuildEbpf => build_ebpf::run(),
         Task::Build => build::run(),
         Task::Lint => ci::lint(),

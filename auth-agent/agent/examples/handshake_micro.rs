@@ -15,7 +15,7 @@ use countersign_agent::handshake::{
     ServerConfig, SvidStore, Tls,
 };
 use countersign_certs::{IdTemplate, SpiffeId, TrustDomain};
-use countersign_spire::EmbeddedCa;
+use countersign_spire::embedded::EmbeddedCa;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
 use tokio::net::TcpListener;
@@ -117,6 +117,7 @@ fn request(pair: usize, addr: std::net::SocketAddr) -> Result<Request> {
         remote_node: "node-b".to_owned(),
         assertions: vec![Assertion { ip: [10, 0, 1, 1].into(), generation: 1 }],
         not_after: u64::MAX,
+        disowned: Vec::new(),
     })
 }
 

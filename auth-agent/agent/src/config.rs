@@ -41,7 +41,8 @@ pub struct Config {
     #[arg(long, env = "COUNTERSIGN_TRUST_DOMAIN", default_value = "countersign.lab")]
     pub trust_domain: String,
 
-    /// SPIFFE ID of an identity; `{trust_domain}` and `{number}` are replaced.
+    /// SPIFFE ID of an identity; {trust_domain}, {number}, {namespace} and {service_account} are replaced.
+    /// Without {number} it proves namespace and service account, not the labels that make the identity.
     #[arg(
         long,
         env = "COUNTERSIGN_SPIFFE_ID_TEMPLATE",
@@ -49,10 +50,41 @@ pub struct Config {
     )]
     pub spiffe_id_template: String,
 
+    /// Workload API socket of this node's SPIRE agent, which gives this agent the node's SVID.
+    #[arg(
+        long,
+        env = "COUNTERSIGN_SPIRE_WORKLOAD_SOCKET",
+        value_name = "SOCKET",
+        requires = "spire_admin_socket",
+        required_unless_present = "embedded_ca"
+    )]
+    pub spire_workload_socket: Option<PathBuf>,
+
+    /// Admin socket of this node's SPIRE agent, whose Delegated Identity API gives the SVIDs of its pods; this
+    /// agent's SPIFFE ID has to be in its `authorized_delegates`.
+    #[arg(
+        long,
+        env = "COUNTERSIGN_SPIRE_ADMIN_SOCKET",
+        value_name = "SOCKET",
+        requires = "spire_workload_socket"
+    )]
+    pub spire_admin_socket: Option<PathBuf>,
+
+    /// A selector by which SPIRE knows a pod, `type:value`; {pod_uid}, {pod}, {namespace}, {service_account},
+    /// {node} and {supplemental_group} are replaced. May be given several times.
+    #[arg(
+        long = "workload-selector",
+        env = "COUNTERSIGN_WORKLOAD_SELECTORS",
+        value_name = "SELECTOR",
+        value_delimiter = ',',
+        default_value = "k8s:pod-uid:{pod_uid}"
+    )]
+    pub workload_selectors: Vec<String>,
+
     /// danger: directory of a development CA that stands in for SPIRE; every node that reads it can make
     /// every identity.
-    #[arg(long, env = "COUNTERSIGN_EMBEDDED_CA")]
-    pub embedded_ca: PathBuf,
+    #[arg(long, env = "COUNTERSIGN_EMBEDDED_CA", conflicts_with = "spire_workload_socket")]
+    pub embedded_ca: Option<PathBuf>,
 
     /// Lifetime of the SVIDs that the embedded CA issues, such as 1h, 90s.
     #[arg(long, env = "COUNTERSIGN_SVID_TTL", default_value = "1h", value_parser = parse_duration)]

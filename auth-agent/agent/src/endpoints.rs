@@ -48,6 +48,13 @@ impl Endpoint {
         (self.saved.spec.namespace.clone(), self.saved.spec.name.clone())
     }
 
+    /// What the identity source tells it from the node's other workloads by: its pod's UID, where it has one.
+    #[must_use]
+    pub fn workload(&self) -> String {
+        let spec = &self.saved.spec;
+        if spec.uid.is_empty() { format!("{}/{}", spec.namespace, spec.name) } else { spec.uid.clone() }
+    }
+
     /// Tells this endpoint from others that have had or will have its addresses.
     #[must_use]
     pub fn generation(&self) -> u32 {

@@ -11,6 +11,7 @@ mod observe;
 mod park;
 mod places;
 mod policy;
+mod spire;
 mod svids;
 mod withdraw;
 
@@ -253,6 +254,7 @@ impl Node {
             if self.world.synced {
                 self.listen();
                 self.withdraw_due();
+                self.disown_due();
             }
             self.refresh_encryption();
         }

@@ -16,6 +16,8 @@ pub enum Request {
     Status,
     /// Answer: [`crate::EncryptStatus`].
     EncryptStatus,
+    /// Answer: [`crate::SpireStatus`].
+    SpireStatus,
     /// Answer: a list of [`crate::AuthEntry`].
     AuthList,
     /// Forget every authenticated pair, so that each proves itself again. Answer: [`crate::AuthFlushed`].
@@ -132,6 +134,7 @@ impl Request {
             Self::EndpointRemove(of) => named("namespace", &of.namespace).and(named("name", &of.name)),
             Self::Status
             | Self::EncryptStatus
+            | Self::SpireStatus
             | Self::AuthList
             | Self::AuthFlush
             | Self::IdentityList

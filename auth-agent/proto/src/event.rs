@@ -50,6 +50,13 @@ pub enum Event {
         /// The identity.
         identity: u32,
     },
+    /// The node has said that it speaks for the identity no longer: what that identity has proved from there goes.
+    Disowned {
+        /// The identity.
+        identity: u32,
+        /// The node that said so.
+        node: u16,
+    },
     /// The identity exists nowhere any more.
     IdentityGone {
         /// The identity.

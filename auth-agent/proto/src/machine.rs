@@ -131,6 +131,7 @@ impl Machine {
             Event::HandshakeFailed { pair, attempt, why } => self.dialled_failed(pair, attempt, why),
             Event::SvidRotated { identity } => self.svid_rotated(identity),
             Event::SvidRevoked { identity } => self.svid_revoked(identity),
+            Event::Disowned { identity, node } => self.disowned(identity, node),
             Event::IdentityGone { identity } => self.identity_gone(identity),
             Event::EndpointsGone { identity } => self.endpoints_gone(identity),
             Event::AddressGone { ip } => self.address_gone(ip),

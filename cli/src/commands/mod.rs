@@ -2,6 +2,7 @@
 
 mod lists;
 mod observe;
+mod spire;
 mod status;
 mod verdicts;
 
@@ -14,7 +15,7 @@ use countersign_agent_api::{Metrics, Request, Status};
 
 use crate::args::{
     AskCommand, AuthCommand, Cli, EncryptCommand, EndpointCommand, Format, Global, IdentityCommand,
-    IpcacheCommand, ListArgs, PolicyCommand,
+    IpcacheCommand, ListArgs, PolicyCommand, SpireCommand, SvidCommand,
 };
 use crate::ask;
 use crate::exit::Code;
@@ -32,6 +33,9 @@ pub async fn run(global: &Global, command: &AskCommand, out: &Output) -> Result<
         AskCommand::Encrypt(EncryptCommand::Status(args)) => {
             status::encrypt(&targets()?, args.output, out).await
         }
+        AskCommand::Spire(SpireCommand::Status(args)) => spire::status(&targets()?, args.output, out).await,
+        AskCommand::Svid(SvidCommand::List(args)) => spire::list(&targets()?, args.output, out).await,
+        AskCommand::Svid(SvidCommand::Show(args)) => spire::show(&targets()?, args, out).await,
         AskCommand::Auth(AuthCommand::List(args)) => lists::auth(&targets()?, args.output, out).await,
         AskCommand::Auth(AuthCommand::Flush(args)) => lists::flush(&targets()?, args.output, out).await,
         AskCommand::Identity(IdentityCommand::List(args)) => {

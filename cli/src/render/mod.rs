@@ -7,6 +7,7 @@ pub mod escape;
 pub mod flow;
 pub mod paint;
 pub mod policy;
+pub mod spire;
 pub mod status;
 pub mod table;
 pub mod units;

@@ -6,14 +6,15 @@ use std::path::PathBuf;
 use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use nix::sys::signal::Signal;
 
-use crate::config::{AgentMode, LabOptions, Parking, all_labs};
+use crate::config::{AgentMode, IdentitySource, LabOptions, Parking, all_labs};
 use crate::lab::Lab;
 use crate::names::LabName;
 use crate::run::{RunOptions, run_pod};
 use crate::serve::{ServeArgs, serve};
+use crate::spire::{Spire, Tuning};
 use crate::{demo, down, logs, supervisor};
 
 /// Which lab.
@@ -80,6 +81,15 @@ pub enum LabCommand {
         #[command(subcommand)]
         action: AgentCommand,
     },
+    /// SPIRE of a lab that was brought up with --spire
+    Spire {
+        /// Which lab
+        #[command(flatten)]
+        which: Which,
+        /// What to do
+        #[command(subcommand)]
+        action: SpireCommand,
+    },
     /// Bring up a lab, tell a story with real packets, take it down
     Demo(demo::DemoArgs),
     /// What `up` starts: keeps agents and pods running
@@ -108,9 +118,21 @@ pub struct UpArgs {
     /// Directory of Kubernetes manifests to watch (Pods, Namespaces, policies) [default: one of the lab's own]
     #[arg(long, value_name = "DIR")]
     manifests: Option<PathBuf>,
-    /// SVIDs from the embedded CA (the only source so far)
-    #[arg(long, default_value_t = true)]
+    /// SVIDs from the embedded CA (the default)
+    #[arg(long, conflicts_with_all = ["spire", "spire_socket"])]
     embedded: bool,
+    /// SVIDs from real SPIRE: starts a server, an agent a node, and the registrar
+    #[arg(long)]
+    spire: bool,
+    /// With --spire: `fast` hands new entries on within half a second, `default` is SPIRE's own pace
+    #[arg(long, value_enum, default_value_t = Tuning::Fast, requires = "spire")]
+    spire_tuning: Tuning,
+    /// SVIDs from your SPIRE: the Workload API socket of its agent. Every node uses it; entries are yours to make
+    #[arg(long, value_name = "SOCKET", requires = "spire_admin_socket", conflicts_with = "spire")]
+    spire_socket: Option<PathBuf>,
+    /// With --spire-socket: the agent's admin socket, for its Delegated Identity API
+    #[arg(long, value_name = "SOCKET", requires = "spire_socket")]
+    spire_admin_socket: Option<PathBuf>,
     /// Whether first packets wait for the proof or are dropped
     #[arg(long, value_enum, default_value_t = Parking::On)]
     parking: Parking,
@@ -173,6 +195,27 @@ pub enum AgentCommand {
     },
 }
 
+/// `lab spire`
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum SpireCommand {
+    /// Run the command line of spire-server against the lab's server, as in `lab spire server -- entry show`
+    Server {
+        /// Its arguments
+        #[arg(last = true, required = true)]
+        arguments: Vec<String>,
+    },
+    /// End the server, or the agent of a node, and keep it down
+    Stop {
+        /// `server`, or the node whose agent
+        what: String,
+    },
+    /// Let it run again
+    Start {
+        /// `server`, or the node whose agent
+        what: String,
+    },
+}
+
 /// Formats of output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Output {
@@ -199,6 +242,7 @@ pub fn run(command: LabCommand) -> Result<ExitCode> {
             done(logs::print(&Lab::attach(&which.name)?, of.as_deref(), follow))
         }
         LabCommand::Agent { which, action } => steer(&which, &action),
+        LabCommand::Spire { which, action } => steer_spire(&which, &action),
         LabCommand::Demo(args) => demo::demo(&args),
         LabCommand::Supervise { which, foreground } => start_supervising(&which, foreground),
         LabCommand::Serve(args) => done(serve(&args)),
@@ -206,10 +250,15 @@ pub fn run(command: LabCommand) -> Result<ExitCode> {
 }
 
 fn bring_up(args: UpArgs) -> Result<ExitCode> {
-    if !args.embedded {
-        bail!("the embedded CA is the only source of SVIDs so far");
-    }
+    let identity_source = match (args.spire_socket, args.spire_admin_socket) {
+        (Some(workload_socket), Some(admin_socket)) => {
+            IdentitySource::External { workload_socket, admin_socket }
+        }
+        _ if args.spire => IdentitySource::Spire { tuning: args.spire_tuning },
+        _ => IdentitySource::Embedded,
+    };
     let options = LabOptions {
+        identity_source,
         nodes: args.nodes,
         manifests: args.manifests,
         parking: args.parking,
@@ -263,6 +312,20 @@ fn steer(which: &Which, action: &AgentCommand) -> Result<ExitCode> {
             lab.node(node)?.stop_agent(if *kill { Signal::SIGKILL } else { Signal::SIGTERM })?;
         }
         AgentCommand::Start { node } => drop(lab.node(node)?.start_agent()?),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn steer_spire(which: &Which, action: &SpireCommand) -> Result<ExitCode> {
+    let lab = Lab::attach(&which.name)?;
+    let spire = Spire::of(lab.config())?;
+    let node = |what: &String| -> Result<Option<String>> {
+        if what == "server" { Ok(None) } else { Ok(Some(lab.node(what)?.name())) }
+    };
+    match action {
+        SpireCommand::Server { arguments } => print!("{}", spire.server(&words(arguments))?),
+        SpireCommand::Stop { what } => spire.stop(node(what)?.as_deref())?,
+        SpireCommand::Start { what } => spire.start(node(what)?.as_deref())?,
     }
     Ok(ExitCode::SUCCESS)
 }

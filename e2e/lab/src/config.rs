@@ -13,6 +13,7 @@ use crate::limits::{MAX_LABS, MAX_NODES, READY_TIMEOUT};
 use crate::names::LabName;
 use crate::paths::{Paths, ROOT};
 use crate::plan::Plan;
+use crate::spire::Tuning;
 
 /// What enforces on the nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -47,6 +48,27 @@ impl Parking {
     }
 }
 
+/// Where SVIDs come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IdentitySource {
+    /// The embedded CA.
+    #[default]
+    Embedded,
+    /// SPIRE that the lab runs.
+    Spire {
+        /// How it is set up.
+        tuning: Tuning,
+    },
+    /// SPIRE that is there already; all nodes share its agent, and its entries are others' affair.
+    External {
+        /// Its agent's Workload API.
+        workload_socket: PathBuf,
+        /// Its agent's admin socket.
+        admin_socket: PathBuf,
+    },
+}
+
 /// What a caller asks for.
 #[derive(Clone, Debug)]
 pub struct LabOptions {
@@ -58,7 +80,9 @@ pub struct LabOptions {
     pub manifests: Option<PathBuf>,
     /// Whether first packets are parked.
     pub parking: Parking,
-    /// Life of the SVIDs of the embedded CA.
+    /// Where SVIDs come from.
+    pub identity_source: IdentitySource,
+    /// Life of the SVIDs.
     pub svid_ttl: Duration,
     /// What enforces.
     pub agent: AgentMode,
@@ -83,6 +107,7 @@ impl LabOptions {
             nodes: 2,
             manifests: None,
             parking: Parking::On,
+            identity_source: IdentitySource::Embedded,
             svid_ttl: Duration::from_secs(3600),
             agent: AgentMode::Countersign,
             bin_dir: None,
@@ -105,6 +130,9 @@ pub struct LabConfig {
     pub nodes: u8,
     /// See [`LabOptions::parking`].
     pub parking: Parking,
+    /// See [`LabOptions::identity_source`].
+    #[serde(default)]
+    pub identity_source: IdentitySource,
     /// Life of the SVIDs, in seconds.
     pub svid_ttl_seconds: u64,
     /// See [`LabOptions::agent`].
@@ -174,6 +202,7 @@ impl LabConfig {
             index,
             nodes: options.nodes,
             parking: options.parking,
+            identity_source: options.identity_source.clone(),
             svid_ttl_seconds: options.svid_ttl.as_secs(),
             agent: options.agent,
             bin_dir,

@@ -27,12 +27,13 @@ pub mod ps;
 pub mod run;
 pub mod scan;
 pub mod serve;
+pub mod spire;
 mod supervisor;
 pub mod up;
 mod wire;
 
 pub use cli::{LabCommand, run};
-pub use config::{AgentMode, LabConfig, LabOptions, Parking};
+pub use config::{AgentMode, IdentitySource, LabConfig, LabOptions, Parking};
 pub use lab::{Lab, Node, Target};
 pub use names::{LabName, PodKey};
 pub use pod::{Phase, PodState};

@@ -138,6 +138,12 @@ impl fmt::Display for PodKey {
     }
 }
 
+/// The group of the pod with this UID: far above those that people have, below where signs change.
+#[must_use]
+pub fn group(uid: &str) -> u32 {
+    0x4000_0000 | (fnv(uid.as_bytes()) as u32 & 0x3fff_ffff)
+}
+
 /// The host's end of the veth of the pod with this UID: `lxc` and 8 hexadecimal digits.
 #[must_use]
 pub fn host_interface(uid: &str) -> String {

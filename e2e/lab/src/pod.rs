@@ -143,6 +143,13 @@ impl PodState {
         }
     }
 
+    /// The supplementary group that this instance of the pod has, and no other process of the machine: how SPIRE's
+    /// agent tells pods of a lab apart.
+    #[must_use]
+    pub fn group(&self) -> u32 {
+        crate::names::group(&self.uid)
+    }
+
     /// All pods of a lab, in order.
     #[must_use]
     pub fn load_all(paths: &Paths) -> Vec<Self> {
@@ -181,7 +188,10 @@ impl PodState {
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": {"namespace": self.key.namespace, "name": self.key.name, "uid": self.uid},
-            "spec": {"nodeName": self.node},
+            "spec": {
+                "nodeName": self.node,
+                "securityContext": {"supplementalGroups": [self.group()]},
+            },
             "status": {
                 "phase": self.phase.as_str(),
                 "message": self.message,

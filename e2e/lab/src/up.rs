@@ -10,12 +10,12 @@ use countersign_agent_api::{EncryptStatus, Request, Status};
 use countersign_cluster::NodePublisher;
 use serde_json::json;
 
-use crate::config::{AgentMode, LabConfig, LabOptions, lock_all};
+use crate::config::{AgentMode, IdentitySource, LabConfig, LabOptions, lock_all};
 use crate::names::{LabName, PodKey};
 use crate::paths::Paths;
 use crate::pod::{Phase, PodState};
 use crate::process::{Record, open_log, wait_until};
-use crate::{agent, mounts, wire};
+use crate::{agent, mounts, spire, wire};
 
 /// Says each step, where the caller wants to hear it.
 struct Progress {
@@ -41,6 +41,7 @@ pub fn up(options: &LabOptions) -> Result<LabConfig> {
     check_prerequisites(options, &bin_dir)?;
     let config = prepare(options, bin_dir)?;
     progress.step(&format!("lab {} in {}", config.name, config.paths().root().display()));
+    spire::prepare(&config)?;
     if wire::create_wire(&config)? {
         progress.step("the wire: a bridge in a namespace of its own");
     }
@@ -81,10 +82,13 @@ fn check_prerequisites(options: &LabOptions, bin_dir: &Path) -> Result<()> {
     }
     let ip = Command::new("ip").arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
     ip.context("the lab needs `ip` (package iproute2)")?;
-    let needed: &[&str] = match options.agent {
-        AgentMode::Countersign => &["countersign-lab", "countersign-agent", "countersign-wg"],
-        AgentMode::None => &["countersign-lab"],
-    };
+    let mut needed = vec!["countersign-lab"];
+    if options.agent == AgentMode::Countersign {
+        needed.extend(["countersign-agent", "countersign-wg"]);
+    }
+    if matches!(options.identity_source, IdentitySource::Spire { .. }) {
+        needed.push("countersign-registrar");
+    }
     for program in needed {
         if !bin_dir.join(program).is_file() {
             bail!(

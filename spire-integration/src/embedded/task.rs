@@ -1,4 +1,4 @@
-//! The source task: keeps an SVID fresh for every SPIFFE ID that is wanted. It is renewed at about half of its life
+//! The source task: keeps an SVID fresh for every subject that is wanted. It is renewed at about half of its life
 //! with a fresh key; if the CA cannot issue, what was issued stays as it is, and it is tried again.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_certs::{SpiffeId, TrustDomain};
+use countersign_certs::TrustDomain;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
@@ -15,7 +15,7 @@ use crate::limits::{
     COMMAND_QUEUE, DEFAULT_TTL, MAX_SLEEP, MAX_WANTED, MIN_TTL, RETRY_MAX, RETRY_MIN,
     ROTATION_JITTER_PERCENT, UPDATE_QUEUE,
 };
-use crate::source::{Command, Outbox, SourceStatus, SvidSource, Update};
+use crate::source::{Command, Outbox, SourceStatus, Subject, SvidSource, Update};
 
 /// How the embedded source is set up.
 #[derive(Clone, Debug)]
@@ -66,7 +66,7 @@ fn spawn_with_clock(
     Ok((source, updates_rx))
 }
 
-/// An ID that is wanted.
+/// A subject that is wanted.
 struct Wanted {
     /// Whose it is to be.
     workloads: BTreeSet<String>,
@@ -80,7 +80,7 @@ struct Task {
     ca: EmbeddedCa,
     ttl: Duration,
     clock: Box<dyn Fn() -> u64 + Send + Sync>,
-    wanted: BTreeMap<SpiffeId, Wanted>,
+    wanted: BTreeMap<Subject, Wanted>,
     outbox: Outbox,
     status: watch::Sender<SourceStatus>,
 }
@@ -109,24 +109,25 @@ impl Task {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Want(id, _) if !id.is_member_of(self.ca.trust_domain()) => {
-                tracing::warn!(%id, "not of the embedded CA's trust domain");
+            Command::Want(subject, _) if !subject.id.is_member_of(self.ca.trust_domain()) => {
+                tracing::warn!(id = %subject.id, "not of the embedded CA's trust domain");
             }
-            Command::Want(id, workload) => {
-                if let Some(wanted) = self.wanted.get_mut(&id) {
+            Command::Want(subject, workload) => {
+                if let Some(wanted) = self.wanted.get_mut(&subject) {
                     wanted.workloads.insert(workload.key);
                 } else if self.wanted.len() >= MAX_WANTED {
-                    tracing::warn!(%id, "too many SVIDs wanted");
+                    tracing::warn!(id = %subject.id, "too many SVIDs wanted");
                 } else {
-                    let (due, retry) = self.issue(&id, RETRY_MIN);
-                    self.wanted.insert(id, Wanted { workloads: BTreeSet::from([workload.key]), due, retry });
+                    let (due, retry) = self.issue(&subject, RETRY_MIN);
+                    let workloads = BTreeSet::from([workload.key]);
+                    self.wanted.insert(subject, Wanted { workloads, due, retry });
                 }
             }
-            Command::Unwant(id, workload) => {
-                let Some(wanted) = self.wanted.get_mut(&id) else { return };
+            Command::Unwant(subject, workload) => {
+                let Some(wanted) = self.wanted.get_mut(&subject) else { return };
                 if wanted.workloads.remove(&workload) && wanted.workloads.is_empty() {
-                    self.wanted.remove(&id);
-                    self.outbox.put(Update::Removed(id));
+                    self.wanted.remove(&subject);
+                    self.outbox.put(Update::Removed(subject));
                 }
             }
         }
@@ -138,25 +139,26 @@ impl Task {
     fn rotate(&mut self) {
         let now = (self.clock)();
         let due = self.wanted.iter().filter(|(_, wanted)| wanted.due <= now);
-        let due: Vec<(SpiffeId, Duration)> = due.map(|(id, wanted)| (id.clone(), wanted.retry)).collect();
-        for (id, retry) in due {
-            let (due, retry) = self.issue(&id, retry);
-            if let Some(wanted) = self.wanted.get_mut(&id) {
+        let due: Vec<(Subject, Duration)> =
+            due.map(|(subject, wanted)| (subject.clone(), wanted.retry)).collect();
+        for (subject, retry) in due {
+            let (due, retry) = self.issue(&subject, retry);
+            if let Some(wanted) = self.wanted.get_mut(&subject) {
                 (wanted.due, wanted.retry) = (due, retry);
             }
         }
     }
 
     /// When it is due next, and the pause before an attempt after that one fails.
-    fn issue(&mut self, id: &SpiffeId, retry: Duration) -> (u64, Duration) {
+    fn issue(&mut self, subject: &Subject, retry: Duration) -> (u64, Duration) {
         let now = (self.clock)();
-        match self.ca.issue(id, now / 1000, self.ttl.as_secs()) {
+        match self.ca.issue(&subject.id, now / 1000, self.ttl.as_secs()) {
             Ok(svid) => {
-                self.outbox.put(Update::Svid(id.clone(), Arc::new(svid)));
+                self.outbox.put(Update::Svid(subject.clone(), Arc::new(svid)));
                 (now.saturating_add(rotate_after(self.ttl)), RETRY_MIN)
             }
             Err(error) => {
-                tracing::warn!(%id, %error, "no SVID could be issued");
+                tracing::warn!(id = %subject.id, %error, "no SVID could be issued");
                 (now.saturating_add(millis(retry)), (retry * 2).min(RETRY_MAX))
             }
         }
@@ -190,7 +192,7 @@ fn millis(span: Duration) -> u64 {
 mod tests {
     use std::collections::BTreeSet;
 
-    use countersign_certs::{Bundle, chain};
+    use countersign_certs::{Bundle, SpiffeId, chain};
     use tokio::time::Instant;
 
     use super::*;
@@ -206,8 +208,9 @@ mod tests {
         TrustDomain::parse("countersign.lab").unwrap()
     }
 
-    fn id(number: u32) -> SpiffeId {
-        SpiffeId::parse(&format!("spiffe://countersign.lab/identity/{number}")).unwrap()
+    fn id(number: u32) -> Subject {
+        let id = SpiffeId::parse(&format!("spiffe://countersign.lab/identity/{number}")).unwrap();
+        Subject { identity: number, id }
     }
 
     /// A source whose wall clock is tokio's paused one.
@@ -238,7 +241,7 @@ mod tests {
         for _ in 0..40 {
             let Update::Svid(of, svid) = updates.recv().await.unwrap() else { panic!() };
             let now = START + began.elapsed().as_secs();
-            let peer = chain::verify(svid.chain(), &bundle, &of, now).unwrap();
+            let peer = chain::verify(svid.chain(), &bundle, &of.id, now).unwrap();
             assert_eq!((of, svid.not_after()), (id(300), now + 30));
             assert!(keys.insert(peer.public_key().to_vec()), "every SVID has a key of its own");
             if let Some(before) = last.replace(Instant::now()) {
@@ -289,7 +292,9 @@ mod tests {
     async fn others_trust_domains_get_nothing() {
         let (_dir, source, mut updates) = start(30);
         bundle(&mut updates).await;
-        source.want(SpiffeId::parse("spiffe://other.example/identity/300").unwrap(), pod("a")).await.unwrap();
+        let foreign = SpiffeId::parse("spiffe://other.example/identity/300").unwrap();
+        let foreign = Subject { identity: 300, id: foreign };
+        source.want(foreign, pod("a")).await.unwrap();
         source.want(id(301), pod("a")).await.unwrap();
         assert!(matches!(updates.recv().await, Some(Update::Svid(of, _)) if of == id(301)));
     }

@@ -1,20 +1,20 @@
-//! Which SVID is held for which ID, and by whose subscription: decisions without a socket or a clock.
+//! Which SVID is held for which subject, and by whose subscription: decisions without a socket or a clock.
 //!
-//! Several workloads of a node may have one ID, each with an entry and SVIDs of its own. One of them, the holder,
+//! Several workloads of a node may have one identity, each with an entry and SVIDs of its own. One of them, the holder,
 //! provides; if it took turns, every rotation of any of them would be a rotation of the identity.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use countersign_certs::{SpiffeId, Svid};
+use countersign_certs::Svid;
 
-use crate::source::Update;
+use crate::source::{Subject, Update};
 
 /// What the workloads of a node were given.
 #[derive(Debug, Default)]
 pub(super) struct Holdings {
-    ids: BTreeMap<SpiffeId, Shared>,
-    workloads: BTreeMap<String, SpiffeId>,
+    subjects: BTreeMap<Subject, Shared>,
+    workloads: BTreeMap<String, Subject>,
 }
 
 #[derive(Debug, Default)]
@@ -25,34 +25,34 @@ struct Shared {
 
 impl Holdings {
     /// A workload's SVIDs are wanted. Says whether that is new.
-    pub(super) fn want(&mut self, id: &SpiffeId, workload: &str) -> bool {
+    pub(super) fn want(&mut self, subject: &Subject, workload: &str) -> bool {
         if self.workloads.contains_key(workload) {
             return false;
         }
-        self.workloads.insert(workload.to_owned(), id.clone());
-        self.ids.entry(id.clone()).or_default().given.insert(workload.to_owned(), None);
+        self.workloads.insert(workload.to_owned(), subject.clone());
+        self.subjects.entry(subject.clone()).or_default().given.insert(workload.to_owned(), None);
         true
     }
 
     /// A workload's SVIDs are not wanted any more.
-    pub(super) fn unwant(&mut self, id: &SpiffeId, workload: &str) -> Option<Update> {
-        if self.workloads.get(workload) != Some(id) {
+    pub(super) fn unwant(&mut self, subject: &Subject, workload: &str) -> Option<Update> {
+        if self.workloads.get(workload) != Some(subject) {
             return None;
         }
         self.workloads.remove(workload);
-        let shared = self.ids.get_mut(id)?;
+        let shared = self.subjects.get_mut(subject)?;
         shared.given.remove(workload);
         if shared.given.is_empty() {
-            self.ids.remove(id);
-            return Some(Update::Removed(id.clone()));
+            self.subjects.remove(subject);
+            return Some(Update::Removed(subject.clone()));
         }
-        shared.settle(id)
+        shared.settle(subject)
     }
 
     /// What the source has just said of a workload: its SVID with the wanted ID, or that there is none.
     pub(super) fn told(&mut self, workload: &str, svid: Option<Svid>) -> Option<Update> {
-        let id = self.workloads.get(workload)?.clone();
-        let shared = self.ids.get_mut(&id)?;
+        let subject = self.workloads.get(workload)?.clone();
+        let shared = self.subjects.get_mut(&subject)?;
         let given = shared.given.get_mut(workload)?;
         let is_same = match (&*given, &svid) {
             (Some(old), Some(new)) => old.chain() == new.chain(),
@@ -66,13 +66,13 @@ impl Holdings {
         if shared.holder.as_deref() == Some(workload)
             && let Some(svid) = given
         {
-            return Some(Update::Svid(id, Arc::clone(svid)));
+            return Some(Update::Svid(subject, Arc::clone(svid)));
         }
-        shared.settle(&id)
+        shared.settle(&subject)
     }
 
-    /// The ID that a workload is to have.
-    pub(super) fn id_of(&self, workload: &str) -> Option<&SpiffeId> {
+    /// Who a workload is to be.
+    pub(super) fn subject_of(&self, workload: &str) -> Option<&Subject> {
         self.workloads.get(workload)
     }
 
@@ -84,17 +84,17 @@ impl Holdings {
 impl Shared {
     /// Chooses a holder where there is none that holds, or where the holder was passed over by a rotation that
     /// another has seen.
-    fn settle(&mut self, id: &SpiffeId) -> Option<Update> {
+    fn settle(&mut self, subject: &Subject) -> Option<Update> {
         let longest = self.given.iter().filter_map(|(key, svid)| Some((key, svid.as_ref()?)));
         let Some((best_key, best)) = longest.max_by_key(|(_, svid)| svid.not_after()) else {
-            return self.holder.take().map(|_| Update::Removed(id.clone()));
+            return self.holder.take().map(|_| Update::Removed(subject.clone()));
         };
         let held = self.holder.as_ref().and_then(|holder| self.given.get(holder)?.as_ref());
         if held.is_some_and(|held| !has_fallen_behind(held, best)) {
             return None;
         }
         self.holder = Some(best_key.clone());
-        Some(Update::Svid(id.clone(), Arc::clone(best)))
+        Some(Update::Svid(subject.clone(), Arc::clone(best)))
     }
 }
 
@@ -106,7 +106,7 @@ fn has_fallen_behind(held: &Svid, best: &Svid) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use countersign_certs::TrustDomain;
+    use countersign_certs::{SpiffeId, TrustDomain};
     use proptest::prelude::*;
 
     use super::*;
@@ -126,12 +126,13 @@ mod tests {
         }
 
         fn svid(&self, number: u32, now: u64) -> Svid {
-            self.ca.issue(&id(number), now, 3600).unwrap()
+            self.ca.issue(&id(number).id, now, 3600).unwrap()
         }
     }
 
-    fn id(number: u32) -> SpiffeId {
-        SpiffeId::parse(&format!("spiffe://countersign.lab/identity/{number}")).unwrap()
+    fn id(number: u32) -> Subject {
+        let id = SpiffeId::parse(&format!("spiffe://countersign.lab/identity/{number}")).unwrap();
+        Subject { identity: number, id }
     }
 
     fn not_after(update: Option<Update>) -> Option<u64> {
@@ -188,7 +189,7 @@ mod tests {
             let made = Fixture::new();
             let mut all = Holdings::default();
             let mut model: BTreeMap<String, (u32, bool)> = BTreeMap::new();
-            let mut reader: BTreeMap<SpiffeId, Arc<Svid>> = BTreeMap::new();
+            let mut reader: BTreeMap<Subject, Arc<Svid>> = BTreeMap::new();
             for (what, workload, number, time) in steps {
                 let key = ["a", "b", "c", "d"][workload];
                 let update = match what {
@@ -219,7 +220,7 @@ mod tests {
                     Some(Update::Removed(of)) => drop(reader.remove(&of)),
                     _ => {}
                 }
-                let expected: Vec<SpiffeId> = (0..2)
+                let expected: Vec<Subject> = (0..2)
                     .filter(|of| model.values().any(|(number, has)| number == of && *has))
                     .map(id)
                     .collect();

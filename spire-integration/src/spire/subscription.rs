@@ -168,10 +168,10 @@ async fn read<M>(
 
 /// In the words of whoever answered; of a connection that failed, its cause.
 fn text(status: &Status) -> String {
-    let mut text = format!("{}: {}", status.code(), status.message());
+    let mut text = format!("{:?}: {}", status.code(), status.message());
     let mut cause = std::error::Error::source(status);
     while let Some(error) = cause {
-        text = format!("{}: {error}", status.code());
+        text = format!("{:?}: {error}", status.code());
         cause = error.source();
     }
     text

@@ -39,6 +39,8 @@ pub struct Request {
     pub assertions: Vec<Assertion>,
     /// Until when the pair may live for this node's part: Unix seconds.
     pub not_after: u64,
+    /// Identities that this node speaks for no longer, where `local_identity` is the node ([`super::NODE`]).
+    pub disowned: Vec<u32>,
 }
 
 /// A proved pair.
@@ -230,6 +232,7 @@ impl Attempt {
             asked_identity: self.request.remote_identity,
             assertions: self.request.assertions.clone(),
             not_after: self.request.not_after.min(self.local_not_after),
+            disowned: self.request.disowned.clone(),
         };
         hello.encode()
     }

@@ -21,6 +21,9 @@ pub const TOTAL: Duration = Duration::from_secs(5);
 /// a handshake is through.
 pub const MAX_MESSAGE_BYTES: usize = 32 * 1024;
 
+/// Identities disowned in one message: more than a node has endpoints; what does not fit goes with the next.
+pub const MAX_DISOWNED: usize = 1024;
+
 /// Most addresses one side asserts for one identity: 512 dual-stack pods of one identity on one node
 /// (Kubernetes has 110 pods on a node).
 pub const MAX_ASSERTIONS: usize = 1024;

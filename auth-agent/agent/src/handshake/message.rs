@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use super::limits::{MAX_ASSERTIONS, MAX_MESSAGE_BYTES, MAX_NODE_NAME_BYTES, PROTOCOL_VERSION};
+use super::limits::{MAX_ASSERTIONS, MAX_DISOWNED, MAX_MESSAGE_BYTES, MAX_NODE_NAME_BYTES, PROTOCOL_VERSION};
 
 /// The messages as they are on the wire. Field numbers are the protocol: never reuse one.
 pub mod wire {
@@ -47,6 +47,9 @@ pub mod wire {
         /// Until when it would let the pair live: Unix seconds.
         #[prost(uint64, tag = "7")]
         pub not_after: u64,
+        /// Identities that the client's node speaks for no longer. Heeded if `identity` is 0, the node itself.
+        #[prost(uint32, repeated, tag = "8")]
+        pub disowned: Vec<u32>,
     }
 
     /// The server's answer.
@@ -137,6 +140,9 @@ pub enum MessageError {
     /// More than [`MAX_ASSERTIONS`].
     #[error("{0} assertions are too many")]
     TooManyAssertions(usize),
+    /// More than [`MAX_DISOWNED`].
+    #[error("{0} identities are too many to disown at once")]
+    TooManyDisowned(usize),
     /// An address of neither four nor sixteen bytes, or one no endpoint can have.
     #[error("an assertion's address cannot be an endpoint's")]
     Address,
@@ -163,6 +169,8 @@ pub struct Hello {
     pub assertions: Vec<Assertion>,
     /// Until when it would let the pair live: Unix seconds.
     pub not_after: u64,
+    /// Identities that its node speaks for no longer, if it is the node that speaks.
+    pub disowned: Vec<u32>,
 }
 
 /// A server's message, validated.
@@ -187,6 +195,7 @@ impl Hello {
             asked_identity: self.asked_identity,
             assertions: to_wire(&self.assertions),
             not_after: self.not_after,
+            disowned: self.disowned.clone(),
         })
     }
 
@@ -201,6 +210,7 @@ impl Hello {
             asked_identity: wire.asked_identity,
             assertions: from_wire(&wire.assertions)?,
             not_after: wire.not_after,
+            disowned: few(wire.disowned)?,
         })
     }
 }
@@ -287,6 +297,13 @@ fn decode<M: prost::Message + Default>(bytes: &[u8]) -> Result<M, MessageError> 
 
 fn check_version(version: u32) -> Result<(), MessageError> {
     if version == PROTOCOL_VERSION { Ok(()) } else { Err(MessageError::Version(version)) }
+}
+
+fn few(disowned: Vec<u32>) -> Result<Vec<u32>, MessageError> {
+    if disowned.len() > MAX_DISOWNED {
+        return Err(MessageError::TooManyDisowned(disowned.len()));
+    }
+    Ok(disowned)
 }
 
 fn node_name(name: String) -> Result<String, MessageError> {

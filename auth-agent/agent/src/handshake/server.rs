@@ -22,7 +22,7 @@ use super::limits::{
 };
 use super::message::{self, Assertion, Hello, MessageError, Refusal, Reply};
 use super::stats::ServerStats;
-use super::store::SharedSvidStore;
+use super::store::{NODE, SharedSvidStore};
 use super::unix_now;
 use super::verify::ClientChains;
 
@@ -60,6 +60,8 @@ pub struct Inbound {
     pub not_after: u64,
     /// Its node's endpoints of `remote_identity`.
     pub assertions: Vec<Assertion>,
+    /// Identities that its node speaks for no longer; empty unless it is the node that has proved itself.
+    pub disowned: Vec<u32>,
     /// The answer, to be given once the entry is installed. Dropped, it means `declined`.
     pub respond: oneshot::Sender<Result<InboundAccept, Refusal>>,
 }
@@ -272,7 +274,15 @@ impl Connection {
         // From the cache of verified chains, as a rule: TLS has just been through it.
         let chain = session.peer_certificates().unwrap_or_default();
         let peer = self.shared.clients.verify(chain, unix_now()).map_err(|_| Refusal::WrongIdentity)?;
-        if snapshot.name_of(hello.identity).as_ref() != Some(peer.spiffe_id()) {
+        if snapshot.name_of(hello.identity, &hello.node).as_ref() != Some(peer.spiffe_id()) {
+            return Err(Refusal::WrongIdentity);
+        }
+        // Nodes speak with nodes and pods' identities with pods': what a node has to say is nobody else's to say.
+        let by_nodes = [hello.identity, hello.asked_identity].map(|number| number == NODE);
+        if by_nodes == [true, false]
+            || by_nodes == [false, true]
+            || (!by_nodes[0] && !hello.disowned.is_empty())
+        {
             return Err(Refusal::WrongIdentity);
         }
         self.check_nodes(&hello, local)?;
@@ -390,6 +400,7 @@ impl Asked {
             peer: self.peer,
             not_after: self.not_after,
             assertions: self.hello.assertions,
+            disowned: self.hello.disowned,
             respond,
         }
     }

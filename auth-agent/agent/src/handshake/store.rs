@@ -12,6 +12,9 @@ use tokio::sync::watch;
 
 use super::tls::Tls;
 
+/// The number by which nodes themselves are asked for and speak: no pod has it.
+pub const NODE: u32 = 0;
+
 /// How an identity's number becomes the SPIFFE ID its SVID must have.
 #[derive(Clone, Debug)]
 pub enum PeerNames {
@@ -70,8 +73,11 @@ impl Snapshot {
         self.bundles.get(&id.trust_domain())
     }
 
-    /// The SPIFFE ID that a member of our trust domain with this identity must have.
-    pub(super) fn name_of(&self, number: u32) -> Option<SpiffeId> {
+    /// The SPIFFE ID that a member of our trust domain with this identity must have, or the node of that name.
+    pub(super) fn name_of(&self, number: u32, node: &str) -> Option<SpiffeId> {
+        if number == NODE {
+            return countersign_wg_proto::node_id(&self.domain, node).ok();
+        }
         match &self.names {
             PeerNames::ByNumber(template) => {
                 template.render(&self.domain, &IdSubject { number, ..IdSubject::default() }).ok()
@@ -113,6 +119,16 @@ impl SvidStore {
         SharedSvidStore { tls: Arc::clone(&self.tls), snapshot: self.snapshot.subscribe() }
     }
 
+    /// From now on the node speaks for itself with this SVID. Whether it is this node's is for peers to check.
+    pub fn put_node(&self, svid: &Svid) -> Result<(), StoreError> {
+        if !svid.spiffe_id().is_member_of(&self.snapshot.borrow().domain) {
+            return Err(StoreError::TrustDomain(svid.spiffe_id().clone()));
+        }
+        let prepared = Arc::new(self.prepare(svid)?);
+        self.change(|snapshot| drop(snapshot.local.insert(NODE, prepared)));
+        Ok(())
+    }
+
     /// From now on the node speaks for an identity with this SVID: handshakes that begin later use it,
     /// those under way end with the one they began with.
     pub fn put(&self, number: u32, svid: &Svid) -> Result<(), StoreError> {
@@ -121,7 +137,7 @@ impl SvidStore {
         if !id.is_member_of(&snapshot.domain) {
             return Err(StoreError::TrustDomain(id.clone()));
         }
-        if snapshot.name_of(number).as_ref() != Some(id) {
+        if snapshot.name_of(number, "").as_ref() != Some(id) {
             return Err(StoreError::WrongIdentity { number, id: id.clone() });
         }
         let prepared = Arc::new(self.prepare(svid)?);
@@ -148,6 +164,25 @@ impl SvidStore {
     /// Replaces what is known of the identities' names.
     pub fn set_names(&self, names: PeerNames) {
         self.change(|snapshot| snapshot.names = names);
+    }
+
+    /// Nobody of that trust domain is believed any more.
+    pub fn remove_bundle(&self, domain: &TrustDomain) {
+        self.change(|snapshot| {
+            snapshot.bundles.remove(domain);
+        });
+    }
+
+    /// The SPIFFE ID of an identity, where names are listed; none for one that is gone.
+    pub fn set_name(&self, number: u32, id: Option<SpiffeId>) {
+        self.change(|snapshot| {
+            if let PeerNames::Listed(names) = &mut snapshot.names {
+                match id {
+                    Some(id) => drop(names.insert(number, id)),
+                    None => drop(names.remove(&number)),
+                }
+            }
+        });
     }
 
     /// Whether the node speaks for that identity now.

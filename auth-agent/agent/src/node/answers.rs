@@ -37,6 +37,7 @@ impl Node {
         match request {
             api::Request::Status => reply(responder, self.status()),
             api::Request::EncryptStatus => self.encrypt_status(responder),
+            api::Request::SpireStatus => reply(responder, self.spire_status()),
             api::Request::AuthList => list(responder, self.auth_list()),
             api::Request::AuthFlush => reply(responder, self.flush()),
             api::Request::IdentityList => list(responder, self.identity_list()),
@@ -74,7 +75,7 @@ impl Node {
         let now = clock::boot_ns();
         let left = |at: u64| Duration::from_nanos(at.saturating_sub(now));
         let labels = |identity| self.identities.labels(identity).map(|l| l.to_strings()).unwrap_or_default();
-        let id = |identity| self.svids.id_of(identity).map(|id| id.to_string()).unwrap_or_default();
+        let id = |identity| self.spiffe_id(identity).map(|id| id.to_string()).unwrap_or_default();
         let node = self.node_ids.name(status.pair.node).unwrap_or_default().to_owned();
         let failure = self.names.failure(status.pair);
         let last_error = status.last_error.map(|kind| api::LastError {
@@ -115,7 +116,7 @@ impl Node {
             .map(|(id, labels)| {
                 let pod = countersign_policy::identity::is_pod(id);
                 let spiffe_id =
-                    self.svids.id_of(id).filter(|_| pod).map(|id| id.to_string()).unwrap_or_default();
+                    self.spiffe_id(id).filter(|_| pod).map(|id| id.to_string()).unwrap_or_default();
                 entry(id, labels.to_strings(), spiffe_id)
             })
             .collect()
@@ -131,7 +132,7 @@ impl Node {
             (false, _) => {
                 Some("the pod is not registered (annotation countersign.dev/svid: none)".to_owned())
             }
-            (true, None) => Some("the identity source has not issued one".to_owned()),
+            (true, None) => Some(self.why_no_svid(endpoint)),
             (true, Some(_)) => None,
         };
         api::EndpointEntry {
@@ -294,6 +295,10 @@ impl Node {
                 "{device} is not there: no pod traffic leaves this node (is countersign-wg running?)"
             ));
         }
+        if let Some((since, why)) = self.svids.source().down() {
+            let span = clock::unix().saturating_sub(since);
+            reasons.push(format!("the identity source has been away for {span} s: {why}"));
+        }
         if self.svids.node_svid().is_none() {
             reasons.push("this node has no SVID: its WireGuard key is not announced".into());
         }
@@ -321,15 +326,21 @@ impl Node {
             })
             .map(|e| e.identity)
             .collect();
-        let fine = self.svids.bundle().is_some() && missing.is_empty();
+        let source = self.svids.source();
+        let down = source.down();
+        let fine = self.svids.bundle().is_some() && missing.is_empty() && down.is_none();
         api::IdentitySource {
-            kind: "embedded CA".to_owned(),
+            kind: self.source_kind().to_owned(),
             trust_domain: self.svids.domain().to_string(),
             state: if fine { api::SourceState::Ok } else { api::SourceState::Failing },
-            since: self.svids.since(),
+            since: down.map_or_else(|| self.svids.since(), |(since, _)| since),
             svids_held: self.svids.held().count() as u64,
-            next_expiry: self.svids.held().map(|(_, not_after)| not_after).min(),
-            last_error: None,
+            next_expiry: self.svids.held().map(|(_, svid)| svid.not_after()).min(),
+            last_error: down.map(|(since, why)| api::LastError {
+                kind: "unreachable".to_owned(),
+                message: why.to_owned(),
+                ago_seconds: clock::unix().saturating_sub(since),
+            }),
         }
     }
 
@@ -454,10 +465,11 @@ impl Node {
             self.metrics
                 .set_auth_next_expiry(Duration::from_nanos(next_expiry.saturating_sub(clock::boot_ns())));
         }
-        let expiry = self.svids.held().map(|(_, not_after)| not_after).min().unwrap_or(0);
+        let expiry = self.svids.held().map(|(_, svid)| svid.not_after()).min().unwrap_or(0);
         let left = Duration::from_secs(expiry.saturating_sub(clock::unix()));
         self.metrics.set_svids(self.svids.held().count() as u64, left);
-        self.metrics.set_identity_source_up(self.svids.bundle().is_some());
+        let is_up = self.svids.bundle().is_some() && self.svids.source().down().is_none();
+        self.metrics.set_identity_source_up(is_up);
         self.metrics.set_handshakes_in_flight(self.machine.summary().in_flight as u64);
         self.metrics.set_parked_now(self.parking.total().frames);
         let accepted = self.policies.policies().count() as u64;

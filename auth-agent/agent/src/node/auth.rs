@@ -3,13 +3,14 @@
 use std::net::{IpAddr, SocketAddr};
 
 use countersign_auth_proto::{self as proto, Action, Change, Event, FailureKind, Notice, Pair, Via};
+use countersign_certs::SpiffeId;
 use countersign_ebpf_common::auth::{AuthKey, AuthValue, Bound};
 use countersign_ebpf_common::policy::auth_type;
 use tokio::net::TcpSocket;
 
 use super::Node;
 use crate::clock;
-use crate::handshake::{self, Assertion, Failure, Inbound, InboundAccept, Outcome, Refusal};
+use crate::handshake::{self, Assertion, Failure, Inbound, InboundAccept, NODE, Outcome, Refusal};
 use crate::node_ids::THIS_NODE;
 
 /// A handshake of ours that has ended.
@@ -31,6 +32,8 @@ pub(super) enum Purpose {
     },
     /// A peer is to unlearn addresses.
     Withdraw,
+    /// A peer is to hear which identities this node speaks for no longer.
+    Disown,
 }
 
 /// The key of a pair in the datapath.
@@ -87,12 +90,13 @@ impl Node {
         Ok(handshake::Request {
             local_identity: pair.local,
             remote_identity: pair.remote,
-            remote_id: self.svids.id_of(pair.remote).ok_or(FailureKind::WrongIdentity)?,
+            remote_id: self.peer_id(pair.remote, &remote_node).ok_or(FailureKind::WrongIdentity)?,
             addr: SocketAddr::new(address, self.config.handshake_port),
             own_node: self.config.node_name.clone(),
             remote_node,
             assertions: self.own_assertions(pair.local),
             not_after: self.latest_end(),
+            disowned: if pair.local == NODE { self.told.disowned_to(pair.node) } else { Vec::new() },
         })
     }
 
@@ -122,6 +126,11 @@ impl Node {
                 self.withdrawn(pair, None);
             }
             (Purpose::Withdraw, Err(failure)) => self.withdrawn(pair, Some(&failure)),
+            (Purpose::Disown, Ok(outcome)) => {
+                tokio::spawn(outcome.ack.send());
+                self.disowned_at(pair.node, started_at, None);
+            }
+            (Purpose::Disown, Err(failure)) => self.disowned_at(pair.node, started_at, Some(&failure)),
         }
     }
 
@@ -151,8 +160,34 @@ impl Node {
         tokio::spawn(outcome.ack.send());
     }
 
+    /// The SPIFFE ID of an identity of pods, or of the node.
+    fn peer_id(&self, identity: u32, node: &str) -> Option<SpiffeId> {
+        if identity == NODE {
+            return countersign_wg_proto::node_id(self.svids.domain(), node).ok();
+        }
+        self.spiffe_id(identity)
+    }
+
+    /// Another node has authenticated itself to us.
+    fn accept_node(&mut self, inbound: Inbound) {
+        let node = match self.peer_node(&inbound) {
+            Ok(node) => node,
+            Err(refusal) => return drop(inbound.respond.send(Err(refusal))),
+        };
+        for identity in inbound.disowned {
+            tracing::info!(identity, node = %inbound.remote_node, "the node speaks for it no longer");
+            self.machine.handle(Event::Disowned { identity, node }, clock::boot_ns());
+        }
+        self.act();
+        let not_after = inbound.not_after;
+        drop(inbound.respond.send(Ok(InboundAccept { assertions: Vec::new(), not_after, confirmed: None })));
+    }
+
     /// A peer has authenticated itself to us.
     pub(super) fn accept(&mut self, inbound: Inbound) {
+        if inbound.asked_identity == NODE {
+            return self.accept_node(inbound);
+        }
         let now = clock::boot_ns();
         let verdict = self.judge(&inbound);
         let Inbound { not_after, respond, assertions, since, .. } = inbound;
@@ -178,15 +213,19 @@ impl Node {
 
     /// Which pair a client's handshake is for, if it may be.
     fn judge(&self, inbound: &Inbound) -> Result<Pair, Refusal> {
-        let node = self.node_ids.id(&inbound.remote_node).ok_or(Refusal::WrongNode)?;
-        let known = self.world.nodes.get(&inbound.remote_node).ok_or(Refusal::WrongNode)?;
-        if !known.internal_ips.contains(&inbound.peer_addr.ip().to_canonical()) {
-            return Err(Refusal::WrongNode);
-        }
+        let node = self.peer_node(inbound)?;
         if self.endpoints.assertions(inbound.asked_identity).next().is_none() {
             return Err(Refusal::NotLocal);
         }
         Ok(Pair::new(inbound.asked_identity, inbound.remote_identity, node))
+    }
+
+    /// The node that a client is, if it comes from where that node is.
+    fn peer_node(&self, inbound: &Inbound) -> Result<u16, Refusal> {
+        let node = self.node_ids.id(&inbound.remote_node).ok_or(Refusal::WrongNode)?;
+        let known = self.world.nodes.get(&inbound.remote_node).ok_or(Refusal::WrongNode)?;
+        let is_there = known.internal_ips.contains(&inbound.peer_addr.ip().to_canonical());
+        if is_there { Ok(node) } else { Err(Refusal::WrongNode) }
     }
 
     /// A node speaks for addresses out of its own prefixes only.

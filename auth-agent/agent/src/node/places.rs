@@ -29,6 +29,9 @@ impl Node {
         for key in &pods {
             self.follow_pod(key, &mut effects);
         }
+        let renamed =
+            effects.appeared.iter().map(|(identity, _)| *identity).chain(effects.gone.iter().copied());
+        self.name_identities(renamed);
         for (identity, labels) in std::mem::take(&mut effects.appeared) {
             affected.extend(self.policies.upsert_identity(identity, labels));
         }

@@ -6,13 +6,18 @@ use std::sync::Arc;
 use anyhow::Context;
 use countersign_auth_proto::Event;
 use countersign_certs::{Bundle, IdSubject, IdTemplate, SpiffeId, Svid, TrustDomain};
-use countersign_spire::{EmbeddedConfig, SvidSource, Update};
-use tokio::sync::mpsc;
+use countersign_policy::identity::is_pod;
+use countersign_policy::labels::{Labels, Source};
+use countersign_spire::embedded::{self, EmbeddedConfig};
+use countersign_spire::spire::{self, SpireConfig};
+use countersign_spire::{Reference, SourceStatus, Subject, SvidSource, Update, Workload};
+use countersign_spire_proto::{PodFacts, SelectorTemplate, render_all};
+use tokio::sync::{mpsc, watch};
 
 use super::Node;
 use crate::clock;
 use crate::config::{Config, KeyExchange};
-use crate::handshake::{self, PeerNames, SharedSvidStore, SvidStore, Tls};
+use crate::handshake::{self, NODE, PeerNames, SharedSvidStore, SvidStore, Tls};
 use crate::limits;
 
 /// Wishes that the source has not taken yet: every endpoint of a node may change at once.
@@ -22,19 +27,24 @@ const WISHES: usize = 8192;
 pub(super) struct Svids {
     store: SvidStore,
     template: IdTemplate,
+    selectors: Vec<SelectorTemplate>,
     domain: TrustDomain,
     wishes: mpsc::Sender<Wish>,
-    wanted: BTreeMap<SpiffeId, u32>,
-    held: BTreeMap<u32, u64>,
-    node_id: SpiffeId,
+    /// By workload: who it is, and how SPIRE knows it.
+    wanted: BTreeMap<String, (Subject, Workload)>,
+    /// Workloads that cannot be asked for, and why.
+    unaskable: BTreeMap<String, String>,
+    held: BTreeMap<u32, Arc<Svid>>,
     node_svid: Option<Arc<Svid>>,
-    bundle: Option<Arc<Bundle>>,
+    bundles: BTreeMap<TrustDomain, Arc<Bundle>>,
     since: u64,
+    status: watch::Receiver<SourceStatus>,
+    is_spire: bool,
 }
 
 enum Wish {
-    Want(SpiffeId),
-    Unwant(SpiffeId),
+    Want(Subject, Workload),
+    Unwant(Subject, String),
 }
 
 impl Svids {
@@ -43,33 +53,36 @@ impl Svids {
             .with_context(|| format!("--trust-domain {:?}", config.trust_domain))?;
         let template = IdTemplate::parse(&config.spiffe_id_template)
             .with_context(|| format!("--spiffe-id-template {:?}", config.spiffe_id_template))?;
-        anyhow::ensure!(
-            template.needs_only_number(),
-            "--spiffe-id-template: only {{trust_domain}} and {{number}} can be used with the embedded CA"
-        );
+        let selectors = config.workload_selectors.iter().map(|text| {
+            SelectorTemplate::parse(text).with_context(|| format!("--workload-selector {text:?}"))
+        });
         let exchange = match config.post_quantum {
             KeyExchange::Prefer => handshake::KeyExchange::Prefer,
             KeyExchange::Require => handshake::KeyExchange::Require,
         };
         let node_id = countersign_wg_proto::node_id(&domain, &config.node_name)
             .with_context(|| format!("--node-name {:?} makes no SPIFFE ID", config.node_name))?;
-        let mut embedded = EmbeddedConfig::new(config.embedded_ca.clone(), domain.clone());
-        embedded.ttl = config.svid_ttl;
-        let (source, updates) = countersign_spire::spawn(embedded)
-            .with_context(|| format!("the embedded CA in {}", config.embedded_ca.display()))?;
-        source.want(node_id.clone()).await?;
-        let names = PeerNames::ByNumber(template.clone());
+        let (source, updates) = source(config, &domain)?;
+        source.want(Subject { identity: NODE, id: node_id }, Workload::caller()).await?;
+        let names = if template.needs_only_number() {
+            PeerNames::ByNumber(template.clone())
+        } else {
+            PeerNames::Listed(std::collections::HashMap::new())
+        };
         let svids = Self {
             store: SvidStore::new(Tls::new(exchange), domain.clone(), names),
             template,
+            selectors: selectors.collect::<anyhow::Result<_>>()?,
             domain,
+            status: source.status(),
             wishes: forward(source),
             wanted: BTreeMap::new(),
+            unaskable: BTreeMap::new(),
             held: BTreeMap::new(),
-            node_id,
             node_svid: None,
-            bundle: None,
+            bundles: BTreeMap::new(),
             since: clock::unix(),
+            is_spire: config.embedded_ca.is_none(),
         };
         Ok((svids, updates))
     }
@@ -79,17 +92,28 @@ impl Svids {
     }
 
     /// The SPIFFE ID of an identity of pods.
-    pub(super) fn id_of(&self, number: u32) -> Option<SpiffeId> {
-        self.template.render(&self.domain, &IdSubject { number, ..IdSubject::default() }).ok()
+    fn render(&self, number: u32, labels: Option<&Labels>) -> Option<SpiffeId> {
+        let account = "io.cilium.k8s.policy.serviceaccount";
+        let subject = IdSubject {
+            number,
+            namespace: labels.and_then(Labels::namespace).unwrap_or_default(),
+            service_account: labels.and_then(|labels| labels.get(Source::K8s, account)).unwrap_or_default(),
+        };
+        self.template.render(&self.domain, &subject).ok()
+    }
+
+    /// The SVID of an identity, if it is held.
+    pub(super) fn svid(&self, identity: u32) -> Option<&Arc<Svid>> {
+        self.held.get(&identity)
     }
 
     /// When the SVID of an identity ends, if there is one.
     pub(super) fn expiry(&self, identity: u32) -> Option<u64> {
-        self.held.get(&identity).copied()
+        self.svid(identity).map(|svid| svid.not_after())
     }
 
-    pub(super) fn held(&self) -> impl Iterator<Item = (u32, u64)> + '_ {
-        self.held.iter().map(|(identity, not_after)| (*identity, *not_after))
+    pub(super) fn held(&self) -> impl Iterator<Item = (u32, &Arc<Svid>)> + '_ {
+        self.held.iter().map(|(identity, svid)| (*identity, svid))
     }
 
     pub(super) fn domain(&self) -> &TrustDomain {
@@ -104,8 +128,28 @@ impl Svids {
         self.node_svid.as_ref()
     }
 
+    /// The bundle of our own trust domain.
     pub(super) fn bundle(&self) -> Option<&Arc<Bundle>> {
-        self.bundle.as_ref()
+        self.bundles.get(&self.domain)
+    }
+
+    pub(super) fn bundles(&self) -> impl Iterator<Item = (&TrustDomain, &Arc<Bundle>)> {
+        self.bundles.iter()
+    }
+
+    /// What the source says of itself.
+    pub(super) fn source(&self) -> SourceStatus {
+        self.status.borrow().clone()
+    }
+
+    pub(super) fn is_spire(&self) -> bool {
+        self.is_spire
+    }
+
+    /// Why a workload has no SVID, where that is known.
+    pub(super) fn trouble(&self, workload: &str) -> Option<String> {
+        let unaskable = self.unaskable.get(workload).cloned();
+        unaskable.or_else(|| self.status.borrow().missing.get(workload).cloned())
     }
 
     fn wish(&mut self, wish: Wish) {
@@ -113,6 +157,26 @@ impl Svids {
             tracing::error!("the identity source does not keep up: an SVID is not asked for");
         }
     }
+
+    fn forget(&mut self, identity: u32) {
+        self.store.remove(identity);
+        self.held.remove(&identity);
+    }
+}
+
+/// Starts the source that the configuration names.
+fn source(config: &Config, domain: &TrustDomain) -> anyhow::Result<(SvidSource, mpsc::Receiver<Update>)> {
+    if let Some(dir) = &config.embedded_ca {
+        let mut embedded = EmbeddedConfig::new(dir.clone(), domain.clone());
+        embedded.ttl = config.svid_ttl;
+        return embedded::spawn(embedded).with_context(|| format!("the embedded CA in {}", dir.display()));
+    }
+    let sockets = (config.spire_workload_socket.clone(), config.spire_admin_socket.clone());
+    let (Some(workload_socket), Some(admin_socket)) = sockets else {
+        anyhow::bail!("--spire-workload-socket and --spire-admin-socket, or --embedded-ca");
+    };
+    spire::spawn(&SpireConfig { workload_socket, admin_socket, trust_domain: domain.clone() })
+        .context("--spire-workload-socket, --spire-admin-socket")
 }
 
 /// Takes wishes in order, without keeping the node task waiting.
@@ -121,8 +185,8 @@ fn forward(source: SvidSource) -> mpsc::Sender<Wish> {
     tokio::spawn(async move {
         while let Some(wish) = inbox.recv().await {
             let taken = match wish {
-                Wish::Want(id) => source.want(id).await,
-                Wish::Unwant(id) => source.unwant(id).await,
+                Wish::Want(subject, workload) => source.want(subject, workload).await,
+                Wish::Unwant(subject, workload) => source.unwant(subject, workload).await,
             };
             if taken.is_err() {
                 return;
@@ -133,82 +197,151 @@ fn forward(source: SvidSource) -> mpsc::Sender<Wish> {
 }
 
 impl Node {
-    /// Asks for the SVIDs of the identities that have an endpoint here which may have one, and for no others.
-    pub(super) fn want_svids(&mut self) {
-        let here = self.endpoints.iter().filter(|endpoint| endpoint.registered);
-        let identities: BTreeSet<u32> = here
-            .map(|endpoint| endpoint.identity)
-            .chain(self.told.identities())
-            .filter(|identity| countersign_policy::identity::is_pod(*identity))
-            .collect();
-        let wanted: BTreeMap<SpiffeId, u32> = identities
-            .iter()
-            .filter_map(|identity| Some((self.svids.id_of(*identity)?, *identity)))
-            .collect();
-        let before = std::mem::replace(&mut self.svids.wanted, wanted.clone());
-        for id in wanted.keys().filter(|id| !before.contains_key(id)) {
-            self.svids.wish(Wish::Want(id.clone()));
+    /// The SPIFFE ID of an identity of pods; none where what it is made of is not known (any more).
+    pub(super) fn spiffe_id(&self, identity: u32) -> Option<SpiffeId> {
+        self.svids.render(identity, self.identities.labels(identity))
+    }
+
+    /// Peers of these identities are to have these SPIFFE IDs.
+    pub(super) fn name_identities(&mut self, identities: impl IntoIterator<Item = u32>) {
+        if self.svids.template.needs_only_number() {
+            return;
         }
-        for (id, identity) in before.iter().filter(|(id, _)| !wanted.contains_key(id)) {
-            self.svids.wish(Wish::Unwant(id.clone()));
-            self.forget_svid(*identity);
+        for identity in identities {
+            let name = self.identities.labels(identity).and_then(|_| self.spiffe_id(identity));
+            self.svids.store.set_name(identity, name);
+        }
+    }
+
+    /// Asks for the SVIDs of the endpoints here that may have one, and for no others.
+    pub(super) fn want_svids(&mut self) {
+        let wanted = self.wanted_svids();
+        let before = std::mem::replace(&mut self.svids.wanted, wanted.clone());
+        for (key, (subject, _)) in before.iter().filter(|(key, what)| wanted.get(*key) != Some(*what)) {
+            self.svids.wish(Wish::Unwant(subject.clone(), key.clone()));
+        }
+        for (subject, workload) in
+            wanted.iter().filter(|(key, what)| before.get(*key) != Some(*what)).map(|(_, what)| what)
+        {
+            self.svids.wish(Wish::Want(subject.clone(), workload.clone()));
+        }
+        let identities = |of: &BTreeMap<String, (Subject, Workload)>| -> BTreeSet<u32> {
+            of.values().map(|(subject, _)| subject.identity).collect()
+        };
+        for identity in identities(&before).difference(&identities(&wanted)) {
+            self.svids.forget(*identity);
             self.machine.handle(Event::EndpointsGone { identity: *identity }, clock::boot_ns());
         }
     }
 
+    fn wanted_svids(&mut self) -> BTreeMap<String, (Subject, Workload)> {
+        let mut wanted = BTreeMap::new();
+        let mut unaskable = BTreeMap::new();
+        for endpoint in self.endpoints.iter().filter(|e| e.registered && is_pod(e.identity)) {
+            let (Some(pod), Some(id)) =
+                (self.world.pods.get(&endpoint.key()), self.spiffe_id(endpoint.identity))
+            else {
+                continue;
+            };
+            let key = endpoint.workload();
+            match render_all(&self.svids.selectors, &PodFacts::of(pod)) {
+                Ok(selectors) => {
+                    let pair = |of: &countersign_spire_proto::Selector| {
+                        (of.kind().to_owned(), of.value().to_owned())
+                    };
+                    let reference = Reference::Selectors(selectors.iter().map(pair).collect());
+                    let subject = Subject { identity: endpoint.identity, id };
+                    wanted.insert(key.clone(), (subject, Workload { key, reference }));
+                }
+                // The embedded CA asks for no selectors.
+                Err(_) if !self.svids.is_spire => {
+                    let subject = Subject { identity: endpoint.identity, id };
+                    let reference = Reference::Selectors(Vec::new());
+                    wanted.insert(key.clone(), (subject, Workload { key, reference }));
+                }
+                Err(missing) => drop(unaskable.insert(key, format!("--workload-selector: {missing}"))),
+            }
+        }
+        self.svids.unaskable = unaskable;
+        // Peers still believe in addresses of these: their SVIDs are needed until they have unlearnt them.
+        let told: BTreeSet<u32> = self.told.identities().collect();
+        for (key, (subject, workload)) in &self.svids.wanted {
+            if told.contains(&subject.identity) && !wanted.contains_key(key) {
+                wanted.insert(key.clone(), (subject.clone(), workload.clone()));
+            }
+        }
+        wanted
+    }
+
     pub(super) fn take_svid(&mut self, update: Update) {
         match update {
-            Update::Bundle(domain, bundle) => {
-                self.svids.store.set_bundle(Arc::clone(&bundle));
-                if domain == self.svids.domain {
-                    let before = self.svids.bundle.replace(bundle);
-                    self.encryption.dirty = true;
-                    if before.is_some() {
-                        // What the old authorities vouched for has to be proved under the new ones.
-                        let within = limits::REVALIDATE_WITHIN;
-                        self.machine.handle(Event::Revalidate { within }, clock::boot_ns());
-                    }
-                }
+            Update::Bundle(domain, bundle) => self.hold_bundle(domain, bundle),
+            Update::BundleRemoved(domain) => {
+                tracing::warn!(%domain, "no longer federated with: nobody of it is believed any more");
+                self.svids.bundles.remove(&domain);
+                self.svids.store.remove_bundle(&domain);
+                self.machine
+                    .handle(Event::Revalidate { within: limits::REVALIDATE_WITHIN }, clock::boot_ns());
             }
-            Update::Svid(id, svid) if id == self.svids.node_id => {
+            Update::Svid(subject, svid) if subject.identity == NODE => {
+                if let Err(error) = self.svids.store.put_node(&svid) {
+                    tracing::error!(id = %subject.id, %error, "the node's SVID is of no use");
+                    return;
+                }
                 self.svids.node_svid = Some(svid);
                 self.encryption.renew_announcement();
                 self.encryption.dirty = true;
                 self.refresh_encryption();
             }
-            Update::Svid(id, svid) => self.hold_svid(&id, &svid),
-            Update::Removed(id) => {
+            Update::Svid(subject, svid) => self.hold_svid(&subject, svid),
+            Update::Removed(subject) => {
                 // Asked for again meanwhile, it is on its way.
-                if !self.svids.wanted.contains_key(&id)
-                    && let Some(identity) = self.identity_of(&id)
-                {
-                    self.forget_svid(identity);
+                let is_held = self.svids.held.contains_key(&subject.identity);
+                if is_held && subject.identity != NODE {
+                    tracing::info!(id = %subject.id, "the SVID is revoked");
+                    self.svids.forget(subject.identity);
+                    let identity = subject.identity;
                     self.machine.handle(Event::SvidRevoked { identity }, clock::boot_ns());
+                    self.disown(identity);
                 }
+            }
+            Update::Down(why) => {
+                tracing::warn!(%why, "the identity source is away; what is proved stays proved until it expires");
+                self.machine.handle(Event::SourceDown, clock::boot_ns());
+            }
+            Update::Up => {
+                tracing::info!("the identity source is there");
+                self.machine.handle(Event::SourceUp, clock::boot_ns());
             }
         }
     }
 
-    fn hold_svid(&mut self, id: &SpiffeId, svid: &Svid) {
+    fn hold_bundle(&mut self, domain: TrustDomain, bundle: Arc<Bundle>) {
+        self.svids.store.set_bundle(Arc::clone(&bundle));
+        self.encryption.dirty = true;
+        let Some(before) = self.svids.bundles.insert(domain, Arc::clone(&bundle)) else { return };
+        // New authorities change nothing for what is proved. What one that is gone has vouched for has to be
+        // proved again.
+        if before.authorities().iter().any(|old| !bundle.authorities().contains(old)) {
+            let within = limits::REVALIDATE_WITHIN;
+            self.machine.handle(Event::Revalidate { within }, clock::boot_ns());
+        }
+    }
+
+    fn hold_svid(&mut self, subject: &Subject, svid: Arc<Svid>) {
         // Unwanted meanwhile: nobody here may use it any more.
-        let Some(identity) = self.svids.wanted.get(id).copied() else { return };
-        if let Err(error) = self.svids.store.put(identity, svid) {
+        if !self.svids.wanted.values().any(|(wanted, _)| wanted == subject) {
+            return;
+        }
+        let (identity, id) = (subject.identity, &subject.id);
+        if let Err(error) = self.svids.store.put(identity, &svid) {
             tracing::error!(%id, %error, "an SVID is of no use");
             self.metrics.svid_rotated("failed");
             return;
         }
-        self.svids.held.insert(identity, svid.not_after());
         self.metrics.svid_rotated("ok");
         tracing::debug!(%id, not_after = svid.not_after(), "SVID");
+        self.svids.held.insert(identity, svid);
         self.machine.handle(Event::SvidRotated { identity }, clock::boot_ns());
-    }
-
-    fn forget_svid(&mut self, identity: u32) {
-        self.svids.store.remove(identity);
-        self.svids.held.remove(&identity);
-    }
-
-    fn identity_of(&self, id: &SpiffeId) -> Option<u32> {
-        self.svids.held.keys().copied().find(|identity| self.svids.id_of(*identity).as_ref() == Some(id))
     }
 }

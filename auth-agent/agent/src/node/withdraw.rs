@@ -13,7 +13,8 @@ use countersign_auth_proto::{Event, Pair};
 use super::Node;
 use super::auth::Purpose;
 use crate::clock;
-use crate::handshake::{Failure, FailureKind};
+use crate::handshake::limits::MAX_DISOWNED;
+use crate::handshake::{Failure, FailureKind, NODE};
 use crate::node_ids::THIS_NODE;
 
 /// Who was told what, and who has not unlearnt it yet. Times are of the boot clock.
@@ -24,6 +25,15 @@ pub(super) struct Told {
     /// Addresses that rest, and the peers that still believe in them.
     resting: BTreeMap<IpAddr, Resting>,
     under_way: BTreeSet<(u32, u16)>,
+    /// By node: identities that it has to hear we speak for no longer, since when, and until when it matters.
+    disowned: BTreeMap<u16, BTreeMap<u32, Disowned>>,
+    telling: BTreeSet<u16>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Disowned {
+    since: u64,
+    until: u64,
 }
 
 #[derive(Debug)]
@@ -62,8 +72,37 @@ impl Told {
         self.resting.retain(|_, resting| !resting.nodes.is_empty());
     }
 
+    /// We speak for that identity no longer: whoever was told otherwise has to hear it.
+    fn disown(&mut self, identity: u32, now: u64) {
+        for ((_, node), remotes) in self.peers.range((identity, 0)..=(identity, u16::MAX)) {
+            let until = remotes.values().copied().max().unwrap_or(0);
+            if until > now {
+                self.disowned.entry(*node).or_default().insert(identity, Disowned { since: now, until });
+            }
+        }
+    }
+
+    /// What a node has to hear.
+    pub(super) fn disowned_to(&self, node: u16) -> Vec<u32> {
+        let all = self.disowned.get(&node).into_iter().flat_map(BTreeMap::keys).copied();
+        all.take(MAX_DISOWNED).collect()
+    }
+
+    /// The node has heard what there was to hear when the handshake with it began.
+    fn heard(&mut self, node: u16, started_at: u64) {
+        let said = self.disowned_to(node);
+        if let Some(all) = self.disowned.get_mut(&node) {
+            all.retain(|identity, one| one.since > started_at || !said.contains(identity));
+        }
+        self.disowned.retain(|_, all| !all.is_empty());
+    }
+
     /// Drops what has ended by itself.
     fn expire(&mut self, now: u64) {
+        self.disowned.retain(|_, all| {
+            all.retain(|_, one| one.until > now);
+            !all.is_empty()
+        });
         self.peers.retain(|_, remotes| {
             remotes.retain(|_, until| *until > now);
             !remotes.is_empty()
@@ -126,6 +165,36 @@ impl Node {
         }
     }
 
+    /// This node speaks for an identity no longer, because its SVID was revoked.
+    pub(super) fn disown(&mut self, identity: u32) {
+        self.told.disown(identity, clock::boot_ns());
+        self.disown_due();
+    }
+
+    /// Tells every node that has something to hear and is not being told at the moment.
+    pub(super) fn disown_due(&mut self) {
+        let due = self.told.disowned.keys().filter(|node| !self.told.telling.contains(*node));
+        for node in due.copied().collect::<Vec<u16>>() {
+            if self.start(Pair::new(NODE, NODE, node), Purpose::Disown).is_ok() {
+                self.told.telling.insert(node);
+            }
+        }
+    }
+
+    /// A node was told, or could not be.
+    pub(super) fn disowned_at(&mut self, node: u16, started_at: u64, failure: Option<&Failure>) {
+        self.told.telling.remove(&node);
+        match failure {
+            None => {
+                self.told.heard(node, started_at);
+                self.disown_due();
+            }
+            Some(failure) => {
+                tracing::warn!(node, %failure, "a node has not heard of a revocation; trying again")
+            }
+        }
+    }
+
     /// A handshake that was to withdraw addresses has ended.
     pub(super) fn withdrawn(&mut self, pair: Pair, failure: Option<&Failure>) {
         let peer = (pair.local, pair.node);
@@ -171,6 +240,22 @@ mod tests {
         assert_eq!(told.resting(ip(1)), Some((300, 1)));
         told.expire(200);
         assert_eq!(told.resting(ip(1)), None);
+    }
+
+    #[test]
+    fn whoever_believes_hears_of_a_revocation_until_it_has() {
+        let mut told = Told::default();
+        told.note(300, 400, 1, 100);
+        told.note(300, 401, 2, 5);
+        told.note(301, 401, 1, 100);
+        told.disown(300, 10);
+        assert_eq!((told.disowned_to(1), told.disowned_to(2)), (vec![300], vec![]), "2 believes no more");
+        // Revoked while the node was being told of the first.
+        told.disown(301, 20);
+        told.heard(1, 15);
+        assert_eq!(told.disowned_to(1), [301]);
+        told.expire(100);
+        assert!(told.disowned_to(1).is_empty(), "what was proved has ended by itself");
     }
 
     #[test]

@@ -20,6 +20,7 @@ fn hello() -> Hello {
         asked_identity: 301,
         assertions: vec![Assertion { ip: ip("10.0.0.1"), generation: 1 }],
         not_after: 1_800_000_000,
+        disowned: Vec::new(),
     }
 }
 
@@ -50,6 +51,7 @@ fn the_largest_message_fits() {
         asked_identity: u32::MAX,
         assertions,
         not_after: u64::MAX,
+        disowned: Vec::new(),
     };
     let bytes = hello.encode();
     assert!(body(&bytes).len() <= MAX_MESSAGE_BYTES, "{}", bytes.len());
@@ -131,7 +133,7 @@ proptest! {
         node in "[a-z0-9.-]{1,40}", to_node in "[a-z0-9.-]{1,40}", identity: u32, asked_identity: u32,
         assertions in prop::collection::vec(assertion(), 0..40), not_after: u64,
     ) {
-        let hello = Hello { node: node.clone(), to_node, identity, asked_identity, assertions: assertions.clone(), not_after };
+        let hello = Hello { node: node.clone(), to_node, identity, asked_identity, assertions: assertions.clone(), not_after, disowned: vec![1, 300] };
         prop_assert_eq!(Hello::decode(body(&hello.encode())).unwrap(), hello);
         let reply = Reply { node, verdict: Ok((assertions, not_after)) };
         prop_assert_eq!(Reply::decode(body(&reply.encode())).unwrap(), reply);

@@ -136,6 +136,7 @@ impl Agent {
             remote_node: to.to_owned(),
             assertions: vec![Assertion { ip: ip("fd00::1"), generation: 9 }],
             not_after: u64::MAX,
+            disowned: Vec::new(),
         }
     }
 }

@@ -5,6 +5,7 @@ pub mod encrypt;
 pub mod endpoint;
 pub mod flow;
 pub mod policy;
+pub mod spire;
 pub mod status;
 
 use serde::{Deserialize, Serialize};

@@ -14,6 +14,14 @@ impl Machine {
         self.purge_all(RemoveReason::Revoked, DiscardReason::Revoked, |pair| pair.involves(identity));
     }
 
+    pub(super) fn disowned(&mut self, identity: u32, node: u16) {
+        // Handshakes of that identity with other nodes that are under way begin anew: rare, and harmless.
+        self.tombs.bury_identity(identity, self.now);
+        self.purge_all(RemoveReason::Revoked, DiscardReason::Revoked, |pair| {
+            pair.remote == identity && pair.node == node
+        });
+    }
+
     pub(super) fn identity_gone(&mut self, identity: u32) {
         self.tombs.bury_identity(identity, self.now);
         self.purge_all(RemoveReason::IdentityGone, DiscardReason::IdentityGone, |pair| {

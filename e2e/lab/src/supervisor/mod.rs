@@ -9,6 +9,7 @@ mod node;
 mod pods;
 mod registrar;
 mod service;
+mod spire;
 mod unit;
 
 use std::collections::BTreeMap;
@@ -22,7 +23,7 @@ use countersign_cluster::{Change, DirConfig, DirSource};
 use countersign_policy::objects::Pod;
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::config::{LabConfig, write_atomically};
+use crate::config::{IdentitySource, LabConfig, write_atomically};
 use crate::limits::{KILL_TIMEOUT, MOVE_TIMEOUT};
 use crate::names::{LabName, PodKey};
 use crate::paths::Paths;
@@ -44,6 +45,10 @@ pub fn supervise(lab: &LabName) -> Result<()> {
         let mut worker = node::Worker::new(&config, number, &name, inbox.clone())?;
         std::thread::Builder::new().name(name.clone()).spawn(move || worker.run())?;
         dispatcher.nodes.insert(name, inbox);
+    }
+    if matches!(config.identity_source, IdentitySource::Spire { .. }) {
+        let mut worker = spire::Worker::new(&config)?;
+        std::thread::Builder::new().name("spire".into()).spawn(move || worker.run())?;
     }
     let directories = DirConfig::new(paths.manifests(), paths.status());
     let (mut changes, _handle) = DirSource::spawn(directories)?;

@@ -8,16 +8,20 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::config::{AgentMode, LabConfig};
+use crate::config::{AgentMode, IdentitySource, LabConfig};
 use crate::limits::HOUSEKEEPING;
 use crate::ns::Space;
 use crate::paths::Paths;
 use crate::process::{MARK, Record, Running};
 use crate::scan;
+use crate::spire::{SpirePaths, TRUST_DOMAIN};
 
 use super::inbox::{Inbox, Order};
 use super::pods::Pods;
 use super::service::Service;
+
+/// How SPIRE's agent would know a pod of a lab: each has a supplementary group of its own.
+pub(super) const WORKLOAD_SELECTOR: &str = "unix:supplementary_gid:{supplemental_group}";
 
 /// How long an agent waits for WireGuard's socket before it is started all the same.
 const WIREGUARD_FIRST: Duration = Duration::from_secs(2);
@@ -121,16 +125,31 @@ fn agent_command(config: &LabConfig, paths: &Paths, node: &str) -> Command {
         .arg("--status-dir")
         .arg(paths.status())
         .args(["--uplink", "eth0"])
-        .arg("--embedded-ca")
-        .arg(paths.embedded_ca())
-        .args(["--svid-ttl", &format!("{}s", config.svid_ttl_seconds)])
-        .args(["--trust-domain", "countersign.lab"])
+        .args(["--trust-domain", TRUST_DOMAIN])
         .args(["--parking", config.parking.as_str()])
         .args(&config.agent_args);
+    identity_arguments(&mut command, config, paths, node);
     command
 }
 
-fn program(config: &LabConfig, name: &str, what: &str) -> Command {
+fn identity_arguments(command: &mut Command, config: &LabConfig, paths: &Paths, node: &str) {
+    let spire = SpirePaths::new(paths);
+    let (workload, admin) = match &config.identity_source {
+        IdentitySource::Embedded => {
+            command.arg("--embedded-ca").arg(paths.embedded_ca());
+            command.args(["--svid-ttl", &format!("{}s", config.svid_ttl_seconds)]);
+            return;
+        }
+        IdentitySource::Spire { .. } => (spire.workload_socket(node), spire.admin_socket(node)),
+        IdentitySource::External { workload_socket, admin_socket } => {
+            (workload_socket.clone(), admin_socket.clone())
+        }
+    };
+    command.arg("--spire-workload-socket").arg(workload).arg("--spire-admin-socket").arg(admin);
+    command.args(["--workload-selector", WORKLOAD_SELECTOR]);
+}
+
+pub(super) fn program(config: &LabConfig, name: &str, what: &str) -> Command {
     use std::os::unix::process::CommandExt;
     let mut command = Command::new(config.bin_dir.join(name));
     command.env(MARK, format!("{}:{what}", config.name)).process_group(0).current_dir("/");

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
+use nix::unistd::{Gid, Pid, setgroups};
 
 use crate::backoff::Backoff;
 use crate::config::LabConfig;
@@ -249,6 +249,9 @@ impl Unit {
             .env(MARK, host.mark(self))
             .process_group(0)
             .current_dir("/");
+        let group = Gid::from_raw(self.state.group());
+        // SAFETY: between fork and exec it makes one system call and touches no memory of the parent's.
+        unsafe { command.pre_exec(move || Ok(setgroups(&[group])?)) };
         command
     }
 

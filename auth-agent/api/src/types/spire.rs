@@ -1,0 +1,89 @@
+//! `countersign spire status`, `countersign svid list|show`.
+
+use serde::{Deserialize, Serialize};
+
+/// Where this node's SVIDs come from, and what it holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SpireStatus {
+    /// Name of the node.
+    pub node: String,
+    /// `SPIRE` or `embedded CA`.
+    pub kind: String,
+    /// The trust domain's name, without `spiffe://`.
+    pub trust_domain: String,
+    /// Connections to SPIRE's agent; none with the embedded CA.
+    pub connections: Vec<SpireConnection>,
+    /// Since when SPIRE's agent cannot be reached: Unix seconds.
+    pub down_since: Option<u64>,
+    /// Trust domains whose bundles are held.
+    pub trust_domains: Vec<TrustDomainEntry>,
+    /// SVIDs that are past the time at which they are renewed as a rule: its server may be away.
+    pub renewals_overdue: u64,
+    /// Pods here that should have an SVID and have none.
+    pub missing: Vec<MissingSvid>,
+    /// SVIDs held: the node's own first.
+    pub svids: Vec<SvidEntry>,
+}
+
+/// One connection to SPIRE's agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SpireConnection {
+    /// `Workload API` or `Delegated Identity API`.
+    pub api: String,
+    /// Path of the socket.
+    pub socket: String,
+    /// Whether the last thing heard was an answer.
+    pub up: bool,
+    /// Since when it is so: Unix seconds.
+    pub since: u64,
+    /// The last error, also after it was mended.
+    pub last_error: Option<String>,
+}
+
+/// A trust domain and its authorities.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TrustDomainEntry {
+    /// Its name, without `spiffe://`.
+    pub name: String,
+    /// Whether it is this cluster's own.
+    pub own: bool,
+    /// How many authorities its bundle has.
+    pub authorities: u64,
+}
+
+/// A pod without an SVID.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MissingSvid {
+    /// `namespace/name`.
+    pub pod: String,
+    /// Its security identity.
+    pub identity: u32,
+    /// The SPIFFE ID it should have.
+    pub spiffe_id: String,
+    /// Why it has none, as far as that is known.
+    pub why: String,
+}
+
+/// An SVID of this node. Its private key stays where it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SvidEntry {
+    /// The security identity; 0 for the node itself.
+    pub identity: u32,
+    /// Whom it speaks for.
+    pub spiffe_id: String,
+    /// Pods here that have it: `namespace/name`.
+    pub pods: Vec<String>,
+    /// Begin of its life: Unix seconds.
+    pub not_before: u64,
+    /// End of its life: Unix seconds.
+    pub not_after: u64,
+    /// Kind of its key, such as `ECDSA P-256`.
+    pub key: String,
+    /// Its chain, leaf first, in PEM.
+    pub chain_pem: String,
+}

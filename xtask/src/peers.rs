@@ -1,0 +1,114 @@
+//! The real peers of the tests, built from their Go modules into a cache outside the tree, by version: once a
+//! machine, not once a clone.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::sh;
+
+/// A Go module that holds the tools of one peer.
+struct Peer {
+    /// The directory of its go.mod.
+    module: &'static str,
+    /// What names its version: the module that the tools are of.
+    of: &'static str,
+    /// Its name in the cache.
+    name: &'static str,
+    /// The packages that are its programs.
+    programs: &'static [&'static str],
+}
+
+const PEERS: &[Peer] = &[Peer {
+    module: "e2e/peers/spire",
+    of: "github.com/spiffe/spire",
+    name: "spire",
+    programs: &["github.com/spiffe/spire/cmd/spire-server", "github.com/spiffe/spire/cmd/spire-agent"],
+}];
+
+/// Builds what is missing.
+pub fn run() -> Result<()> {
+    for peer in PEERS {
+        println!("{}", ensure(peer)?);
+    }
+    Ok(())
+}
+
+fn ensure(peer: &Peer) -> Result<String> {
+    let module = sh::root().join(peer.module);
+    let manifest = std::fs::read_to_string(module.join("go.mod")).context(peer.module)?;
+    let version = version(&manifest, peer.of).with_context(|| format!("{}: no {}", peer.module, peer.of))?;
+    let place = cache()?.join("peers").join(format!("{}-{version}", peer.name));
+    let programs: Vec<PathBuf> = peer
+        .programs
+        .iter()
+        .filter_map(|path| path.rsplit('/').next())
+        .map(|name| place.join(name))
+        .collect();
+    if programs.iter().all(|program| program.is_file()) {
+        return Ok(format!("peers      {} {version} present", peer.name));
+    }
+    build(peer, &module, &place).with_context(|| format!("building {} {version}", peer.name))?;
+    Ok(format!("peers      {} {version} built into {}", peer.name, place.display()))
+}
+
+/// Into a directory beside it first: a build that was interrupted leaves nothing that looks complete.
+fn build(peer: &Peer, module: &Path, place: &Path) -> Result<()> {
+    if sh::ask(&mut sh::command("go", ["version"])).is_none() {
+        bail!("Go is needed, 1.26 or later: https://go.dev/doc/install");
+    }
+    println!("peers      go build {} (about 7 minutes on two cores, once)", peer.programs.join(" "));
+    let parent = place.parent().context("the cache has a directory")?;
+    std::fs::create_dir_all(parent)?;
+    let unfinished = parent.join(format!(".{}-{}", peer.name, std::process::id()));
+    let mut go = Command::new("go");
+    go.args(["build", "-trimpath", "-ldflags=-s -w", "-o"]).arg(format!("{}/", unfinished.display()));
+    go.args(peer.programs).current_dir(module).env("CGO_ENABLED", "1");
+    sh::run(&mut go)?;
+    if place.exists() {
+        std::fs::remove_dir_all(place)?;
+    }
+    std::fs::rename(&unfinished, place).with_context(|| format!("put it into {}", place.display()))
+}
+
+/// Where the lab looks for them.
+fn cache() -> Result<PathBuf> {
+    let given = std::env::var_os("COUNTERSIGN_CACHE_DIR").map(PathBuf::from);
+    let xdg = || std::env::var_os("XDG_CACHE_HOME").map(|dir| Path::new(&dir).join("countersign"));
+    let home = || std::env::var_os("HOME").map(|dir| Path::new(&dir).join(".cache/countersign"));
+    given
+        .or_else(xdg)
+        .or_else(home)
+        .context("no HOME: set COUNTERSIGN_CACHE_DIR to where builds of others may stay")
+}
+
+/// The version of `module` in a go.mod, without its `v`.
+fn version(manifest: &str, module: &str) -> Option<String> {
+    let mut words =
+        manifest.lines().map(|line| line.trim().trim_start_matches("require ").split_whitespace());
+    words.find_map(|mut words| {
+        (words.next() == Some(module)).then(|| words.next()).flatten()?.strip_prefix('v').map(str::to_owned)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_from_the_manifest() {
+        let manifest = "module x\n\nrequire (\n\tgithub.com/spiffe/spire v1.15.3 // indirect\n)\n";
+        assert_eq!(version(manifest, "github.com/spiffe/spire").as_deref(), Some("1.15.3"));
+        assert_eq!(version("require a/b v2.0.0\n", "a/b").as_deref(), Some("2.0.0"));
+        assert_eq!(version(manifest, "github.com/spiffe/spire-api-sdk"), None);
+    }
+
+    #[test]
+    fn the_lab_looks_for_the_version_that_is_built() {
+        let manifest = std::fs::read_to_string(sh::root().join("e2e/peers/spire/go.mod")).unwrap();
+        let lab = std::fs::read_to_string(sh::root().join("e2e/lab/src/spire.rs")).unwrap();
+        let built = version(&manifest, "github.com/spiffe/spire").unwrap();
+        assert!(lab.contains(&format!("VERSION: &str = \"{built}\"")), "{built}");
+    }
+}

@@ -81,6 +81,12 @@ pub const ROOMS: &[Room] = &[
     room(FLOWS, "flows", Kind::Shell, &[EBPF_COMMON, POLICY]),
     room(WG_MANAGER, "wg-manager/manager", Kind::Shell, &[WG_PROTO, CERTS]),
     room("countersign-wg", "wg-manager/wg", Kind::Program, &[WG_PROTO]),
+    room(
+        "countersign-registrar",
+        "spire-integration/registrar",
+        Kind::Program,
+        &[SPIRE_PROTO, CERTS, POLICY, CLUSTER],
+    ),
     room(API, "auth-agent/api", Kind::Program, &[]),
     with_aya(room(AGENT, "auth-agent/agent", Kind::Program, AGENT_IMPORTS)),
     room(LAB, "e2e/lab", Kind::Program, &[API, CLUSTER, POLICY, CERTS, SPIRE_PROTO]),

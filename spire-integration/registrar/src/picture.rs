@@ -1,0 +1,244 @@
+//! The cluster as last heard, and the entries that it should have.
+//!
+//! Work follows what changed: a pod is looked at again when it, its namespace's labels or the policies that ask for
+//! authentication are different. Numbers come from the cluster's registry, as the agents' do.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use countersign_cluster::{Change, IdentityRegistry};
+use countersign_policy::identity::{DEFAULT_CLUSTER, may_have_svid, security_labels};
+use countersign_policy::labels::Labels;
+use countersign_policy::objects::{Namespace, Pod};
+use countersign_spire_proto::{Concern, Desired, Entry, EntryError, Layout, PodFacts};
+
+type PodKey = (String, String);
+
+/// What is known, and what follows from it.
+#[derive(Debug)]
+pub(crate) struct Picture {
+    layout: Layout,
+    all_pods: bool,
+    registry: IdentityRegistry,
+    numbers: BTreeMap<Labels, u32>,
+    pods: BTreeMap<PodKey, Arc<Pod>>,
+    namespaces: BTreeMap<String, Arc<Namespace>>,
+    nodes: BTreeSet<String>,
+    concern: Concern,
+    problems: BTreeSet<PathBuf>,
+    /// What could not be read when everything else had been; none before that.
+    unread: Option<BTreeSet<PathBuf>>,
+    touched: BTreeSet<PodKey>,
+    placed: BTreeMap<PodKey, Placed>,
+    waiting: BTreeMap<PodKey, String>,
+}
+
+#[derive(Debug)]
+struct Placed {
+    id: String,
+    node: String,
+    entry: Entry,
+}
+
+/// What becomes of a pod.
+enum Verdict {
+    Registered(Box<Placed>),
+    /// It is to have an entry, and something is not known.
+    Waiting(String),
+    /// The same, and to be looked at again without being told.
+    Retry(String),
+    NotConcerned,
+}
+
+impl Picture {
+    pub(crate) fn new(layout: Layout, all_pods: bool, registry: IdentityRegistry) -> Self {
+        Self {
+            layout,
+            all_pods,
+            registry,
+            numbers: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            namespaces: BTreeMap::new(),
+            nodes: BTreeSet::new(),
+            concern: Concern::new(),
+            problems: BTreeSet::new(),
+            unread: None,
+            touched: BTreeSet::new(),
+            placed: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Takes one change in.
+    pub(crate) fn apply(&mut self, change: Change) {
+        match change {
+            Change::PodUpsert(pod) => {
+                let key = (pod.namespace.clone(), pod.name.clone());
+                self.touched.insert(key.clone());
+                self.pods.insert(key, pod);
+            }
+            Change::PodDelete { namespace, name } => {
+                let key = (namespace, name);
+                self.pods.remove(&key);
+                self.touched.insert(key);
+            }
+            Change::NamespaceUpsert(namespace) => {
+                self.touch_namespace(&namespace.name);
+                self.namespaces.insert(namespace.name.clone(), namespace);
+            }
+            Change::NamespaceDelete(name) => {
+                self.touch_namespace(&name);
+                self.namespaces.remove(&name);
+            }
+            Change::NodeUpsert(node) => {
+                self.nodes.insert(node.name.clone());
+            }
+            Change::NodeDelete(name) => {
+                self.nodes.remove(&name);
+            }
+            Change::PolicyUpsert(policy) => {
+                let others = self.concern.upsert(&policy);
+                self.touch_all_if(others);
+            }
+            Change::PolicyDelete(id) => {
+                let others = self.concern.remove(&id);
+                self.touch_all_if(others);
+            }
+            // Numbers are claimed when a pod needs one, from the same place.
+            Change::IdentityUpsert(_) | Change::IdentityDelete(_) => {}
+            Change::Problem(problem) => {
+                tracing::warn!(%problem, "a document is refused; what it said before stays in force");
+                self.problems.insert(problem.file);
+            }
+            Change::ProblemCleared { file } => {
+                self.problems.remove(&file);
+            }
+            Change::Synced => {
+                tracing::info!(pods = self.pods.len(), nodes = self.nodes.len(), "the cluster is known");
+                self.unread = Some(self.problems.clone());
+            }
+        }
+    }
+
+    fn touch_namespace(&mut self, name: &str) {
+        let from = (name.to_owned(), String::new());
+        let inside = self.pods.range(from..).take_while(|((namespace, _), _)| namespace == name);
+        self.touched.extend(inside.map(|(key, _)| key.clone()));
+    }
+
+    fn touch_all_if(&mut self, others: bool) {
+        if others {
+            self.touched.extend(self.pods.keys().cloned());
+        }
+    }
+
+    /// Everything there was at the start has been heard.
+    pub(crate) fn is_synced(&self) -> bool {
+        self.unread.is_some()
+    }
+
+    /// Whether all there is is known: then an entry of ours that belongs to nothing is a left-over.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.unread.as_ref().is_some_and(BTreeSet::is_empty)
+    }
+
+    /// A file that could not be read at the start and is the reason why left-overs stay.
+    pub(crate) fn unread(&self) -> Option<&PathBuf> {
+        self.unread.as_ref().and_then(BTreeSet::first)
+    }
+
+    /// Works out what the changes since the last time mean.
+    pub(crate) fn settle(&mut self) {
+        if let Some(unread) = &mut self.unread {
+            unread.retain(|file| self.problems.contains(file));
+        }
+        for key in std::mem::take(&mut self.touched) {
+            self.placed.remove(&key);
+            self.waiting.remove(&key);
+            match self.look_at(&key) {
+                Verdict::Registered(placed) => drop(self.placed.insert(key, *placed)),
+                Verdict::Waiting(why) => drop(self.waiting.insert(key, why)),
+                Verdict::Retry(why) => {
+                    self.waiting.insert(key.clone(), why);
+                    self.touched.insert(key);
+                }
+                Verdict::NotConcerned => {}
+            }
+        }
+    }
+
+    fn look_at(&mut self, key: &PodKey) -> Verdict {
+        let Some(pod) = self.pods.get(key).cloned() else { return Verdict::NotConcerned };
+        if !can_be_registered(&pod) {
+            return Verdict::NotConcerned;
+        }
+        let namespace = self.namespaces.get(&pod.namespace);
+        let labels = security_labels(&pod, namespace.map(|namespace| &**namespace), DEFAULT_CLUSTER);
+        if !self.all_pods && !self.concern.concerns(&labels) {
+            return Verdict::NotConcerned;
+        }
+        let number = match self.number(labels) {
+            Ok(number) => number,
+            Err(why) => return Verdict::Retry(why),
+        };
+        match self.layout.pod(number, &PodFacts::of(&pod)) {
+            Ok((id, entry)) => Verdict::Registered(Box::new(Placed { id, node: pod.node.clone(), entry })),
+            Err(why) => Verdict::Waiting(why.to_string()),
+        }
+    }
+
+    fn number(&mut self, labels: Labels) -> Result<u32, String> {
+        if let Some(number) = self.numbers.get(&labels) {
+            return Ok(*number);
+        }
+        let number = self.registry.claim(&labels).map_err(|error| format!("it has no identity: {error}"))?;
+        self.numbers.insert(labels, number);
+        Ok(number)
+    }
+
+    /// The entries there should be.
+    pub(crate) fn desired(&self) -> Desired {
+        let mut desired = Desired::new();
+        for node in self.all_nodes() {
+            desired.extend(self.layout.node(node).unwrap_or_default());
+        }
+        desired.extend(self.placed.values().map(|placed| (placed.id.clone(), placed.entry.clone())));
+        desired
+    }
+
+    /// Nodes with an object of their own, and those that a registered pod is on.
+    fn all_nodes(&self) -> BTreeSet<&str> {
+        let named = self.nodes.iter().map(String::as_str);
+        named.chain(self.placed.values().map(|placed| placed.node.as_str())).collect()
+    }
+
+    /// What an entry is about, for people.
+    pub(crate) fn about(&self, id: &str) -> String {
+        let placed = self.placed.iter().find(|(_, placed)| placed.id == id);
+        placed.map_or_else(|| id.to_owned(), |((namespace, name), _)| format!("{namespace}/{name}"))
+    }
+
+    /// Pods and nodes that are to have an entry and have none, and why.
+    pub(crate) fn waiting(&self) -> Vec<EntryError> {
+        let error = |about: String, message: &str| EntryError { about, message: message.to_owned() };
+        let pods =
+            self.waiting.iter().map(|((namespace, name), why)| error(format!("{namespace}/{name}"), why));
+        let nodes = self.all_nodes().into_iter().filter_map(|node| {
+            let why = self.layout.node(node).err()?;
+            Some(error(node.to_owned(), &why.to_string()))
+        });
+        pods.chain(nodes).collect()
+    }
+}
+
+/// Whether a pod is one that entries are written for: placed, with addresses of its own, not over, and not opted
+/// out.
+fn can_be_registered(pod: &Pod) -> bool {
+    let over = matches!(pod.phase.as_str(), "Succeeded" | "Failed");
+    !pod.host_network && !pod.node.is_empty() && !over && may_have_svid(pod)
+}

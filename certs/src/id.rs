@@ -101,6 +101,13 @@ impl SpiffeId {
         Ok(Self { text: text.into(), path_at: SCHEME.len() + domain.len() })
     }
 
+    /// The ID of a trust domain itself, which is that of its authorities.
+    #[must_use]
+    pub fn of_domain(domain: &TrustDomain) -> Self {
+        let text: Arc<str> = format!("{SCHEME}{domain}").into();
+        Self { path_at: text.len(), text }
+    }
+
     /// The complete URI.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -94,7 +94,7 @@ impl CertAuthority {
     pub fn load(domain: TrustDomain, certificate: &[u8], key: SigningKey) -> Result<Self, IssueError> {
         let (_, parsed) =
             x509_parser::parse_x509_certificate(certificate).map_err(|_| IssueError::NotTheAuthority)?;
-        let life = profile::authority(certificate).map_err(|_| IssueError::NotTheAuthority)?;
+        let life = profile::anchor(certificate).map_err(|_| IssueError::NotTheAuthority)?.validity;
         let public = key::public_key(key.pkcs8_der(), KeyAlgorithm::EcdsaP256)?;
         if parsed.public_key().subject_public_key.data.as_ref() != public.as_slice()
             || !names_domain(&parsed, &domain)

@@ -19,6 +19,28 @@ pub const MAX_CHAIN_BYTES: usize = 32 * 1024;
 /// Most authorities in one trust domain's bundle. A rotation has two or three at a time.
 pub const MAX_BUNDLE_AUTHORITIES: usize = 32;
 
+/// Largest bundle, in DER one after another or in PEM: all of its authorities at their largest, and what
+/// PEM adds.
+pub const MAX_BUNDLE_BYTES: usize = 512 * 1024;
+
+/// Most trust domains whose bundles are kept. Federation is set up by hand, domain by domain.
+pub const MAX_TRUST_DOMAINS: usize = 128;
+
+/// Largest bundle document: a full bundle in base64, and as much again of other keys.
+pub const MAX_DOCUMENT_BYTES: usize = 1024 * 1024;
+
+/// Most keys in a bundle document, those of other uses included.
+pub const MAX_DOCUMENT_KEYS: usize = 256;
+
+/// How often a bundle document is fetched unless it says so itself (the specification proposes 5 min).
+pub const DEFAULT_REFRESH_SECONDS: u64 = 300;
+
+/// However often a document asks to be fetched: its publisher must not choose our load.
+pub const MIN_REFRESH_SECONDS: u64 = 10;
+
+/// However seldom a document asks to be fetched: a revoked authority is believed until the next time.
+pub const MAX_REFRESH_SECONDS: u64 = 3600;
+
 /// Smallest RSA modulus in bits that is believed (as in webpki and NIST SP 800-131A).
 pub const MIN_RSA_BITS: usize = 2048;
 

@@ -3,11 +3,13 @@
 use std::fmt;
 
 use rustls_pki_types::CertificateDer;
+use zeroize::Zeroizing;
 
 use crate::error::{Defect, VerifyError};
 use crate::id::SpiffeId;
 use crate::key::{self, KeyAlgorithm, KeyError, SigningKey};
-use crate::{chain, profile};
+use crate::limits::{MAX_CHAIN_BYTES, MAX_CHAIN_CERTIFICATES};
+use crate::{chain, der, profile};
 
 /// Why a chain and a key are not an SVID.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,7 +47,7 @@ impl Svid {
         let leaf = profile::leaf(first).map_err(malformed(0))?;
         let mut not_after = leaf.validity.not_after;
         for (at, der) in chain_der.iter().enumerate().skip(1) {
-            not_after = not_after.min(profile::authority(der).map_err(malformed(at))?.not_after);
+            not_after = not_after.min(profile::intermediate(der).map_err(malformed(at))?.validity.not_after);
         }
         if key::public_key(key.pkcs8_der(), leaf.algorithm)? != leaf.public_key {
             return Err(SvidError::KeyMismatch);
@@ -58,6 +60,20 @@ impl Svid {
             not_before: leaf.validity.not_before,
             not_after,
         })
+    }
+
+    /// Takes a chain in DER, one certificate after another, leaf first, as the Workload API gives it.
+    pub fn from_der(concatenated: &[u8], pkcs8: Vec<u8>) -> Result<Self, SvidError> {
+        let key = Zeroizing::new(pkcs8);
+        let malformed = |defect| VerifyError::Malformed { certificate: 0, defect };
+        if concatenated.len() > MAX_CHAIN_BYTES {
+            return Err(malformed(Defect::TooLarge(concatenated.len())).into());
+        }
+        let ders = der::split(concatenated, MAX_CHAIN_CERTIFICATES).map_err(|error| match error {
+            der::SplitError::TooMany => malformed(Defect::TooMany(MAX_CHAIN_CERTIFICATES + 1)),
+            der::SplitError::NotDer => malformed(Defect::Der),
+        })?;
+        Self::new(ders.into_iter().map(<[u8]>::to_vec).collect(), key.to_vec())
     }
 
     /// Whom it speaks for.

@@ -104,19 +104,19 @@ fn errors_say_what_an_operator_needs() {
         ),
         (
             VerifyError::Expired { certificate: 1, not_after: NOW - 7, now: NOW },
-            "certificate 1 expired 7 s ago",
+            "certificate 1 expired 7 s ago; is its issuer renewing it, and this clock right?",
         ),
         (
             VerifyError::NotYetValid { certificate: 0, not_before: NOW + 7, now: NOW },
-            "certificate 0 is not valid for another 7 s (clock skew?)",
+            "certificate 0 is not valid for another 7 s (clock skew?); compare this clock with the issuer's",
         ),
         (
             VerifyError::Malformed { certificate: 0, defect: Defect::SeveralUriNames(2) },
-            "malformed certificate 0: 2 URI names, there must be exactly one",
+            "malformed certificate 0: 2 URI names, there must be exactly one; have it issued with its SPIFFE ID alone",
         ),
         (
             VerifyError::Malformed { certificate: 8, defect: Defect::TooMany(10_001) },
-            "malformed certificate 8: too many certificates (10001)",
+            "malformed certificate 8: too many certificates (10001); send the leaf and its intermediates only",
         ),
     ];
     for (error, text) in rows {

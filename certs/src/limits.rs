@@ -24,7 +24,7 @@ pub const MAX_BUNDLE_AUTHORITIES: usize = 32;
 pub const MAX_BUNDLE_BYTES: usize = 512 * 1024;
 
 /// Most trust domains whose bundles are kept. Federation is set up by hand, domain by domain.
-pub const MAX_TRUST_DOMAINS: usize = 128;
+pub const MAX_TRUST_DOMAINS: usize = 256;
 
 /// Largest bundle document: a full bundle in base64, and as much again of other keys.
 pub const MAX_DOCUMENT_BYTES: usize = 1024 * 1024;

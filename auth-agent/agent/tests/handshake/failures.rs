@@ -167,7 +167,7 @@ async fn certificates_that_are_no_svids_are_malformed() {
         (authority_as_leaf, "the leaf is a certificate authority"),
         (two_names, "2 URI names"),
         (no_name, "no URI name"),
-        (no_usage, "lacks digitalSignature"),
+        (no_usage, "no key usage"),
     ] {
         let peer = fake_server(forged, silence).await;
         let failure = fails_and_recovers(&w.a, &w.b, peer, FailureKind::Malformed).await;

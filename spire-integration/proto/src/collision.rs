@@ -94,7 +94,55 @@ pub(crate) fn is_ambiguous(template: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
     use super::*;
+
+    /// Templates of few letters, so that they meet often.
+    fn templates() -> impl Strategy<Value = String> {
+        let pieces = ["a", "b", "-", "_", "1", "{number}", "{namespace}", "{service_account}", "{node}"];
+        let segment = prop::collection::vec(select(pieces.to_vec()), 1..5).prop_map(|pieces| pieces.concat());
+        prop::collection::vec(segment, 1..3).prop_map(|segments| segments.join("/"))
+    }
+
+    /// What users may call things, and the numbers there are.
+    fn fillings() -> impl Strategy<Value = [&'static str; 4]> {
+        let name = select(vec!["a", "b", "a-b", "b-a", "a.b", "1", "11", "1-a", "a-1", "aa", "ab", "a-a-b"]);
+        let number = select(vec!["1", "11", "111"]);
+        (number, name.clone(), name.clone(), name).prop_map(|(number, a, b, c)| [number, a, b, c])
+    }
+
+    fn fill(template: &str, [number, namespace, account, node]: [&str; 4]) -> String {
+        let filled = template.replace("{number}", number).replace("{namespace}", namespace);
+        filled.replace("{service_account}", account).replace("{node}", node)
+    }
+
+    /// What of a filling a template shows.
+    fn shown<'a>(template: &str, filling: [&'a str; 4]) -> Vec<Option<&'a str>> {
+        let gaps = ["{number}", "{namespace}", "{service_account}", "{node}"];
+        gaps.iter().zip(filling).map(|(gap, value)| template.contains(gap).then_some(value)).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 30_000, ..ProptestConfig::default() })]
+
+        #[test]
+        fn templates_that_made_one_id_can(
+            one in templates(), other in templates(), a in fillings(), b in fillings()
+        ) {
+            if fill(&one, a) == fill(&other, b) {
+                prop_assert!(may_collide(&one, &other));
+            }
+        }
+
+        #[test]
+        fn two_things_of_one_id_are_told_of(template in templates(), a in fillings(), b in fillings()) {
+            if fill(&template, a) == fill(&template, b) && shown(&template, a) != shown(&template, b) {
+                prop_assert!(is_ambiguous(&template));
+            }
+        }
+    }
 
     #[test]
     fn templates_that_can_make_one_id() {

@@ -45,33 +45,46 @@ impl Plan {
     }
 }
 
-/// What is on the server, as the planner looks at it.
+/// What is on the server, as the planner looks at it: our entries, and what could take the place of those that are
+/// missing. Only the missing ones are indexed by what they are like, for as a rule they are few.
 struct Found<'a> {
     ours: BTreeMap<&'a str, &'a Existing>,
-    ours_alike: BTreeMap<Likeness<'a>, Vec<&'a str>>,
-    theirs: BTreeMap<Likeness<'a>, &'a Existing>,
+    /// By the ID of a missing entry: one of ours that is alike and nobody else's.
+    stand_ins: BTreeMap<&'a str, &'a Existing>,
+    /// By the ID of a missing entry: somebody else's that is alike.
+    theirs: BTreeMap<&'a str, &'a Existing>,
 }
 
 impl<'a> Found<'a> {
-    fn new(owner: &Owner, existing: impl IntoIterator<Item = &'a Existing>) -> Self {
-        let mut found = Self { ours: BTreeMap::new(), ours_alike: BTreeMap::new(), theirs: BTreeMap::new() };
-        for one in existing {
-            let likeness = one.entry.as_ref().map(Entry::likeness);
-            if owner.owns(&one.id) {
-                found.ours.insert(&one.id, one);
-                if let Some(likeness) = likeness {
-                    found.ours_alike.entry(likeness).or_default().push(&one.id);
-                }
-            } else if let Some(likeness) = likeness {
-                let known = found.theirs.entry(likeness).or_insert(one);
-                // Of several that are alike, the one that is of most use; then the first by ID.
-                if (one.extras, &one.id) < (known.extras, &known.id) {
-                    *known = one;
-                }
+    fn new(
+        owner: &Owner,
+        wanted: &BTreeMap<&'a str, &'a Entry>,
+        existing: impl IntoIterator<Item = &'a Existing>,
+    ) -> Self {
+        let (ours, others): (Vec<&Existing>, Vec<&Existing>) =
+            existing.into_iter().partition(|existing| owner.owns(&existing.id));
+        let ours: BTreeMap<&str, &Existing> = ours.into_iter().map(|own| (own.id.as_str(), own)).collect();
+        let missing: BTreeMap<Likeness<'_>, &str> = wanted
+            .iter()
+            .filter(|(id, _)| !ours.contains_key(*id))
+            .map(|(id, entry)| (entry.likeness(), *id))
+            .collect();
+        let place = |existing: &Existing| missing.get(&existing.entry.as_ref()?.likeness()).copied();
+        let (mut stand_ins, mut theirs) = (BTreeMap::new(), BTreeMap::new());
+        for own in ours.values().filter(|own| !wanted.contains_key(own.id.as_str())) {
+            if let Some(id) = place(own) {
+                stand_ins.entry(id).or_insert(*own);
             }
         }
-        found.ours_alike.values_mut().for_each(|ids| ids.sort_unstable());
-        found
+        for other in others {
+            let Some(id) = place(other) else { continue };
+            let known = theirs.entry(id).or_insert(other);
+            // Of several that are alike, the one that is of most use; then the first by ID.
+            if (other.extras, &other.id) < (known.extras, &known.id) {
+                *known = other;
+            }
+        }
+        Self { ours, stand_ins, theirs }
     }
 }
 
@@ -80,13 +93,17 @@ impl<'a> Found<'a> {
 /// `existing` must be everything on the server: an entry of ours that is not in it is taken for missing, and one
 /// that is in it and not desired is deleted. Nobody else's entry is ever named in what has to be done.
 #[must_use]
-pub fn plan<'a>(owner: &Owner, desired: &Desired, existing: impl IntoIterator<Item = &'a Existing>) -> Plan {
-    let found = Found::new(owner, existing);
+pub fn plan<'a>(
+    owner: &Owner,
+    desired: &'a Desired,
+    existing: impl IntoIterator<Item = &'a Existing>,
+) -> Plan {
     let wanted = distinct(desired);
+    let found = Found::new(owner, &wanted, existing);
     let mut plan = Plan::default();
     let mut kept: BTreeSet<&str> = BTreeSet::new();
     for (id, entry) in &wanted {
-        match stand_in(&found, &wanted, id, entry) {
+        match found.ours.get(id).or_else(|| found.stand_ins.get(id)) {
             Some(ours) => {
                 kept.insert(&ours.id);
                 if ours.entry.as_ref() != Some(*entry) || ours.extras != Extras::None {
@@ -111,23 +128,8 @@ fn distinct(desired: &Desired) -> BTreeMap<&str, &Entry> {
         .collect()
 }
 
-/// Our entry that is to be the desired one: the one with its ID, or else one that is alike and nobody else's.
-fn stand_in<'a>(
-    found: &Found<'a>,
-    wanted: &BTreeMap<&str, &Entry>,
-    id: &str,
-    entry: &Entry,
-) -> Option<&'a Existing> {
-    if let Some(ours) = found.ours.get(id) {
-        return Some(ours);
-    }
-    let alike = found.ours_alike.get(&entry.likeness())?;
-    let free = alike.iter().find(|id| !wanted.contains_key(**id))?;
-    found.ours.get(free).copied()
-}
-
 fn add_missing(found: &Found<'_>, id: &str, entry: &Entry, plan: &mut Plan) {
-    match found.theirs.get(&entry.likeness()) {
+    match found.theirs.get(id) {
         None => plan.creates.push((id.to_owned(), entry.clone())),
         Some(theirs) if theirs.extras == Extras::Withheld => {
             plan.blocked.push(Blocked { id: id.to_owned(), by: theirs.id.clone() });

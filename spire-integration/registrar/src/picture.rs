@@ -242,3 +242,168 @@ fn can_be_registered(pod: &Pod) -> bool {
     let over = matches!(pod.phase.as_str(), "Succeeded" | "Failed");
     !pod.host_network && !pod.node.is_empty() && !over && may_have_svid(pod)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use countersign_certs::IdTemplate;
+    use countersign_cluster::Problem;
+    use countersign_policy::yaml::{Document, parse as yaml};
+    use countersign_policy::{Policy, Settings, parse};
+    use countersign_spire_proto::{LayoutConfig, NodeTemplate, Owner, SelectorTemplate};
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    use super::*;
+
+    fn layout() -> Layout {
+        Layout::new(LayoutConfig {
+            trust_domain: "t".parse().unwrap(),
+            owner: Owner::parse("c").unwrap(),
+            pod_id: IdTemplate::default(),
+            node_parent: NodeTemplate::default(),
+            pod_selectors: vec![SelectorTemplate::pod_uid()],
+            node_selectors: Vec::new(),
+            agent_selectors: vec!["unix:uid:0".parse().unwrap()],
+            x509_svid_ttl_seconds: 0,
+            federates_with: [].into(),
+            hint: String::new(),
+        })
+        .unwrap()
+    }
+
+    fn empty(status: &Path) -> Picture {
+        Picture::new(layout(), false, IdentityRegistry::new(status))
+    }
+
+    fn document(text: &str) -> Document {
+        yaml(text).unwrap().remove(0)
+    }
+
+    fn policy(name: &str, server: &str, client: &str) -> Arc<Policy> {
+        let text = format!(
+            "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: {name}, namespace: n}}\nspec:\n  \
+             endpointSelector: {{matchLabels: {{app: {server}}}}}\n  ingress:\n  - fromEndpoints:\n    - \
+             matchLabels: {{app: {client}}}\n    authentication: {{mode: required}}\n"
+        );
+        Arc::new(parse(&document(&text), &Settings::default()).unwrap())
+    }
+
+    fn pods() -> impl Strategy<Value = Pod> {
+        let names = (select(vec!["n", "m"]), select(vec!["p", "q", "r"]));
+        let facts =
+            (select(vec!["x", "y", "z"]), select(vec!["", "node1", "node2"]), select(vec!["", "u-1", "u-2"]));
+        let odd = (0..8_u8, select(vec!["", "Running", "Failed"]));
+        (names, facts, odd).prop_map(|((namespace, name), (app, node, uid), (odd, phase))| Pod {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            uid: uid.to_owned(),
+            node: node.to_owned(),
+            labels: [("app".to_owned(), app.to_owned())].into(),
+            annotations: (odd == 0)
+                .then(|| ("countersign.dev/svid".to_owned(), "none".to_owned()))
+                .into_iter()
+                .collect(),
+            host_network: odd == 1,
+            phase: phase.to_owned(),
+            ..Pod::default()
+        })
+    }
+
+    fn changes() -> impl Strategy<Value = Change> {
+        let app = || select(vec!["x", "y", "z"]);
+        let gone = (select(vec!["n", "m"]), select(vec!["p", "q", "r"]));
+        let namespace = (select(vec!["n", "m"]), app()).prop_map(|(name, team)| Namespace {
+            name: name.to_owned(),
+            labels: [("team".to_owned(), team.to_owned())].into(),
+        });
+        prop_oneof![
+            6 => pods().prop_map(|pod| Change::PodUpsert(Arc::new(pod))),
+            2 => gone.prop_map(|(namespace, name)| Change::PodDelete { namespace: namespace.into(), name: name.into() }),
+            2 => (select(vec!["a", "b"]), app(), app()).prop_map(|(n, s, c)| Change::PolicyUpsert(policy(n, s, c))),
+            1 => select(vec!["a", "b"]).prop_map(|name| Change::PolicyDelete(policy(name, "x", "x").id.clone())),
+            1 => namespace.prop_map(|namespace| Change::NamespaceUpsert(Arc::new(namespace))),
+            1 => select(vec!["n", "m"]).prop_map(|name| Change::NamespaceDelete(name.to_owned())),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+        /// What follows from many changes is what follows from where they lead.
+        #[test]
+        fn a_history_is_its_last_state(history in prop::collection::vec((changes(), any::<bool>()), 1..40)) {
+            let status = tempfile::tempdir().unwrap();
+            let mut picture = empty(status.path());
+            for (change, settle) in history {
+                picture.apply(change);
+                if settle {
+                    picture.settle();
+                }
+            }
+            picture.settle();
+            let mut fresh = empty(status.path());
+            picture.pods.values().for_each(|pod| fresh.apply(Change::PodUpsert(pod.clone())));
+            picture.namespaces.values().for_each(|all| fresh.apply(Change::NamespaceUpsert(all.clone())));
+            fresh.concern = picture.concern.clone();
+            fresh.settle();
+            prop_assert_eq!(picture.desired(), fresh.desired());
+            prop_assert_eq!(picture.waiting(), fresh.waiting());
+            for (key, placed) in &picture.placed {
+                let pod = &picture.pods[key];
+                prop_assert!(can_be_registered(pod) && placed.node == pod.node && !pod.uid.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_unread_at_the_start_is_waited_for_and_nothing_later() {
+        let status = tempfile::tempdir().unwrap();
+        let mut picture = empty(status.path());
+        let problem = |file: &str| {
+            let (line, field, message) = (None, String::new(), "x".to_owned());
+            Change::Problem(Problem { file: file.into(), line, field, message })
+        };
+        picture.apply(problem("early"));
+        picture.settle();
+        assert!(!picture.is_synced() && !picture.is_whole(), "nothing is known");
+        picture.apply(Change::Synced);
+        picture.settle();
+        assert!(picture.is_synced() && !picture.is_whole());
+        assert_eq!(picture.unread().unwrap(), Path::new("early"));
+        // Another mistake in it: what it held is still not known.
+        picture.apply(Change::ProblemCleared { file: "early".into() });
+        picture.apply(problem("early"));
+        picture.apply(problem("late"));
+        picture.settle();
+        assert!(!picture.is_whole());
+        picture.apply(Change::ProblemCleared { file: "early".into() });
+        picture.settle();
+        assert!(picture.is_whole(), "what became wrong later keeps what it said");
+    }
+
+    #[test]
+    fn a_pod_that_cannot_have_a_number_yet_is_tried_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let status = dir.path().join("s");
+        std::fs::write(&status, "in the way").unwrap();
+        let mut picture = Picture::new(layout(), true, IdentityRegistry::new(&status));
+        let pod = Pod {
+            namespace: "n".into(),
+            name: "p".into(),
+            uid: "u".into(),
+            node: "node1".into(),
+            ..Pod::default()
+        };
+        picture.apply(Change::PodUpsert(Arc::new(pod)));
+        picture.settle();
+        let waiting = picture.waiting();
+        assert!(waiting[0].about == "n/p" && waiting[0].message.contains("no identity"), "{waiting:?}");
+        std::fs::remove_file(&status).unwrap();
+        picture.settle();
+        assert!(picture.waiting().is_empty());
+        assert_eq!(picture.desired().len(), 2, "the pod, and its node's agent");
+        assert_eq!(picture.about(&picture.placed.values().next().unwrap().id), "n/p");
+    }
+}

@@ -47,7 +47,8 @@ pub struct Config {
     #[arg(long, env = "COUNTERSIGN_TRUST_DOMAIN")]
     pub trust_domain: TrustDomain,
 
-    /// Name of this cluster in the IDs of its entries: what keeps clusters that share a server apart.
+    /// Name of this cluster in the IDs of its entries. Clusters that share a SPIRE server need different ones, or
+    /// each takes the other's entries for its own left-overs.
     #[arg(long, env = "COUNTERSIGN_CLUSTER", default_value = "default")]
     pub cluster: Owner,
 
@@ -241,15 +242,12 @@ mod tests {
     #[test]
     fn invalid_settings_are_refused_at_the_start() {
         let cases: [(&[&str], &str); 14] = [
-            (&["--spiffe-id-template", "spiffe://{trust_domain}/x/{id}"], "unknown gap id"),
+            (&["--spiffe-id-template", "spiffe://{trust_domain}/x/{id}"], "unknown gap {id}"),
             (&["--spiffe-id-template", "spiffe://{trust_domain}/x"], "needs {number}"),
-            (&["--spiffe-id-template", "/identity/{number}"], "begins with spiffe://{trust_domain}/"),
+            (&["--spiffe-id-template", "identity/{number}"], "begins with spiffe://{trust_domain}/"),
             (&["--spiffe-id-template", "spiffe://{trust_domain}//{number}"], "segment is empty"),
             (&["--spiffe-id-template", "spiffe://{trust_domain}/node/{number}"], "those of nodes"),
-            (
-                &["--spiffe-id-template", "spiffe://{trust_domain}/{namespace}-{service_account}"],
-                "between them",
-            ),
+            (&["--spiffe-id-template", "spiffe://{trust_domain}/{namespace}-{service_account}"], "between"),
             (&["--node-parent-template", "spiffe://{trust_domain}/nodes"], "every key"),
             (&["--workload-selector", "k8s:ns:{namespace}"], "{pod_uid}"),
             (&["--workload-selector", "k8s:pod-uid:{uid}"], "unknown variable {uid}: there are {pod_uid}"),

@@ -20,9 +20,9 @@ pub struct Config {
     pub park_pair_packets: u32,
     /// Bytes of one pair parked per second; 0 means [`crate::limits::PARK_PAIR_BYTES`].
     pub park_pair_bytes: u32,
-    /// Packets of one endpoint parked per second; 0 means [`crate::limits::PARK_SLOT_PACKETS`].
+    /// Packets of one sender parked per second; 0 means [`crate::limits::PARK_SLOT_PACKETS`].
     pub park_slot_packets: u32,
-    /// Bytes of one endpoint parked per second; 0 means [`crate::limits::PARK_SLOT_BYTES`].
+    /// Bytes of one sender parked per second; 0 means [`crate::limits::PARK_SLOT_BYTES`].
     pub park_slot_bytes: u32,
 }
 

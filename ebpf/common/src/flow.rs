@@ -24,6 +24,8 @@ pub struct Recall {
     pub goes_on: bool,
     /// It was alive and rested on a proof.
     pub had_proof: bool,
+    /// The table has an entry for it, alive or not.
+    pub is_known: bool,
 }
 
 /// What has to be done about a packet's flow.
@@ -57,6 +59,7 @@ pub fn recall<M: Maps>(maps: &M, at: &At<'_>, packet: &Packet, recall: &mut Reca
     let hit = maps.with_flow(family, &recall.key, |entry| look::<M>(entry, &epochs, at, packet));
     recall.goes_on = false;
     recall.had_proof = false;
+    recall.is_known = hit.is_some();
     let mut direction = at.direction;
     match hit {
         Some(Hit::Holds) => return Known::Holds,
@@ -153,6 +156,16 @@ fn life(protocol: u8, flow: u8) -> u64 {
 /// table takes no more.
 #[inline(never)]
 pub fn enter<M: Maps>(maps: &M, at: &At<'_>, packet: &Packet, recall: &Recall, verdict: &Verdict) -> bool {
+    if recall.is_known && write(maps, at, packet, recall, verdict) {
+        return true;
+    }
+    let mut entry = CtEntry::default();
+    begin(&mut entry, at, packet, recall, verdict);
+    maps.put_flow(packet.family, &recall.key, &entry)
+}
+
+#[inline(always)]
+fn write<M: Maps>(maps: &M, at: &At<'_>, packet: &Packet, recall: &Recall, verdict: &Verdict) -> bool {
     let done = maps.with_flow(packet.family, &recall.key, |entry| {
         if recall.goes_on {
             stamp(entry, at, recall, verdict);
@@ -161,12 +174,7 @@ pub fn enter<M: Maps>(maps: &M, at: &At<'_>, packet: &Packet, recall: &Recall, v
             begin(entry, at, packet, recall, verdict);
         }
     });
-    if done.is_some() {
-        return true;
-    }
-    let mut entry = CtEntry::default();
-    begin(&mut entry, at, packet, recall, verdict);
-    maps.put_flow(packet.family, &recall.key, &entry)
+    done.is_some()
 }
 
 #[inline(always)]

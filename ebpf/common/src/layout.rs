@@ -1,7 +1,7 @@
 //! The layout's version and the maps' names, in one place for the programs' object and its loader.
 
 /// Raised with every change of a key, a value, or what they mean; it is part of the path of the pins.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The programs of the object, by name.
 pub mod program {

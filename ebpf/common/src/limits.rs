@@ -56,9 +56,18 @@ pub const PARK_PAIR_BYTES: u32 = 256 * 1024;
 pub const PARK_SLOT_PACKETS: u32 = 4_096;
 /// Bytes of one endpoint parked at once and per second, over all its pairs.
 pub const PARK_SLOT_BYTES: u32 = 4 * 1024 * 1024;
+/// Places of all pods of another node together, in those of one endpoint; two nodes may flood before the parking
+/// device is full.
+pub const PARK_NODE_SHARE: u32 = 2;
+/// Budgets: of endpoints, of other nodes, of identities of this node; the latter two by their low bits.
+pub const BUDGETS: u32 = 3 * SLOTS;
 /// Times one packet may be parked: once for its own end, once for the other on the same node, once because
 /// the proof ended in between.
 pub const PARK_ROUNDS: u8 = 3;
+
+/// Packets queue up behind parked ones for this long after the last that was parked for want of a proof: as long
+/// as the agent keeps a packet. If the agent dies meanwhile, the pair is open again after that.
+pub const BEHIND_NS: u64 = 5_000_000_000;
 
 /// A pair's need for authentication is reported at most this often.
 pub const AUTH_EVENT_NS: u64 = 100_000_000;
@@ -69,4 +78,5 @@ pub const EVENTS_PER_SLOT: u32 = 2_048;
 /// The reader of the ring is woken at most this often, so that delivering an event costs no interrupt.
 pub const EVENT_WAKE_NS: u64 = 10_000_000;
 
-const _: () = assert!(DEDUP_CELLS.is_power_of_two() && RING_BYTES.is_power_of_two());
+const _: () =
+    assert!(SLOTS.is_power_of_two() && DEDUP_CELLS.is_power_of_two() && RING_BYTES.is_power_of_two());

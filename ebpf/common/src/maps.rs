@@ -70,8 +70,12 @@ pub trait Maps {
     fn put_fragment(&self, family: u8, key: &FragKey, ports: &FragPorts) -> bool;
     /// Works on the pair's record in `cs_pending`, which is made if it is missing.
     fn with_pending<R>(&self, key: &PendingKey, work: impl FnOnce(&mut Pending) -> R) -> Option<R>;
-    /// Works on the slot's element of `cs_budgets`.
-    fn with_budget<R>(&self, slot: u16, work: impl FnOnce(&mut SlotBudget) -> R) -> Option<R>;
+    /// What the pair has parked and when it last had to (see [`Pending`]), if there is a record of it.
+    fn pending(&self, key: &PendingKey) -> Option<(u64, u64)>;
+    /// `cs_returned`: how many of the parked packets the agent has dealt with.
+    fn returned(&self, key: &PendingKey) -> u64;
+    /// Works on an element of `cs_budgets`.
+    fn with_budget<R>(&self, cell: u32, work: impl FnOnce(&mut SlotBudget) -> R) -> Option<R>;
     /// Works on a cell of `cs_dedup`.
     fn with_dedup<R>(&self, cell: u32, work: impl FnOnce(&mut Dedup) -> R) -> Option<R>;
     /// Counts a packet in `cs_metrics`.

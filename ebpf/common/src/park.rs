@@ -76,7 +76,8 @@ pub struct PendingKey {
     pub pad: [u8; 3],
 }
 
-/// What a pair has used up of its places, and when it was last reported. Times of the coarse clock.
+/// What a pair has used up of its places, when it was last reported, and how many of its packets have been
+/// parked. Times of the coarse clock.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Pending {
@@ -84,6 +85,11 @@ pub struct Pending {
     pub window: u64,
     /// When the pair was last reported; 0 is never.
     pub reported: u64,
+    /// When a packet was parked last for want of a proof.
+    pub waited: u64,
+    /// Packets parked since the record was made. As long as `cs_returned` has a smaller number for the key,
+    /// some of them are on their way, and what comes later queues up behind them.
+    pub parked: u64,
     /// Packets parked in the window.
     pub packets: u32,
     /// Bytes parked in the window.
@@ -95,4 +101,4 @@ pub struct Pending {
 }
 
 const _: () = assert!(size_of::<PendingKey>() == 16);
-const _: () = assert!(size_of::<Pending>() == 32);
+const _: () = assert!(size_of::<Pending>() == 48);

@@ -13,7 +13,7 @@ use crate::guard::{self, Step};
 use crate::maps::{Maps, Scratch};
 use crate::packet::{Kind, Packet};
 use crate::park::Parked;
-use crate::policy::direction;
+use crate::policy::{auth_type, direction};
 use crate::reason;
 use crate::related;
 use crate::report::{self, About};
@@ -100,6 +100,9 @@ fn follow<M: Maps>(maps: &M, at: &At<'_>, scratch: &mut Scratch, errand: &mut Er
     about.remote = verdict.remote.identity;
     match verdict.reason {
         reason::FORWARDED => {
+            if verdict.auth_type != auth_type::NONE && wait::behind(maps, at, verdict, errand.round, wait) {
+                return Ok(park(maps, at, scratch, errand));
+            }
             if !flow::enter(maps, at, packet, recall, verdict) {
                 return Err(reason::CT_INSERT_FAILED);
             }

@@ -73,6 +73,9 @@ pub const PARK_AGAIN: u8 = 229;
 /// ARP for an address that is not the endpoint's.
 pub const ARP_SPOOF: u8 = 230;
 
+/// Not dropped: went by parked packets of its pair, because there was no place behind them.
+pub const OVERTOOK: u8 = 231;
+
 /// The number the field knows the reason by: ours that are kinds of one of the field's become that.
 #[must_use]
 #[inline(always)]
@@ -127,6 +130,7 @@ pub const ALL: &[(u8, &str)] = &[
     (PARK_INVALID, "Not a parked frame"),
     (PARK_AGAIN, "Authentication required: parked too often"),
     (ARP_SPOOF, "ARP for another's address"),
+    (OVERTOOK, "Went by parked packets of its pair"),
 ];
 
 /// The field's words for a reason; `"Unknown"` for a number that is none.

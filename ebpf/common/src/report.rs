@@ -55,7 +55,8 @@ pub fn report<M: Maps>(maps: &M, about: &About, packet: &Packet, now: u64) {
         maps.count_suppressed(about.direction, about.reason);
         return;
     };
-    let share = maps.with_budget(about.slot, |budget| budget.events.take(now, 1, limits::EVENTS_PER_SLOT));
+    let share =
+        maps.with_budget(u32::from(about.slot), |budget| budget.events.take(now, 1, limits::EVENTS_PER_SLOT));
     if share != Some(true) {
         maps.count_suppressed(about.direction, about.reason);
         return;

@@ -48,8 +48,10 @@ pub struct Twin {
     pub fragments: RefCell<BTreeMap<(u8, FragKey), FragPorts>>,
     /// `cs_pending`.
     pub pending: RefCell<BTreeMap<PendingKey, Pending>>,
+    /// `cs_returned`.
+    pub returned: BTreeMap<PendingKey, u64>,
     /// `cs_budgets`.
-    pub budgets: RefCell<BTreeMap<u16, SlotBudget>>,
+    pub budgets: RefCell<BTreeMap<u32, SlotBudget>>,
     /// `cs_dedup`.
     pub dedup: RefCell<BTreeMap<u32, Dedup>>,
     /// `cs_metrics`.
@@ -185,8 +187,16 @@ impl Maps for Twin {
         Some(work(self.pending.borrow_mut().entry(*key).or_default()))
     }
 
-    fn with_budget<R>(&self, slot: u16, work: impl FnOnce(&mut SlotBudget) -> R) -> Option<R> {
-        (u32::from(slot) < limits::SLOTS).then(|| work(self.budgets.borrow_mut().entry(slot).or_default()))
+    fn pending(&self, key: &PendingKey) -> Option<(u64, u64)> {
+        self.pending.borrow().get(key).map(|pending| (pending.parked, pending.waited))
+    }
+
+    fn returned(&self, key: &PendingKey) -> u64 {
+        self.returned.get(key).copied().unwrap_or(0)
+    }
+
+    fn with_budget<R>(&self, cell: u32, work: impl FnOnce(&mut SlotBudget) -> R) -> Option<R> {
+        (cell < limits::BUDGETS).then(|| work(self.budgets.borrow_mut().entry(cell).or_default()))
     }
 
     fn with_dedup<R>(&self, cell: u32, work: impl FnOnce(&mut Dedup) -> R) -> Option<R> {

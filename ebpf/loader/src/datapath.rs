@@ -11,13 +11,14 @@ use countersign_ebpf_common::endpoint::{self, Endpoint};
 use countersign_ebpf_common::ipcache::IpEntry;
 use countersign_ebpf_common::layout::program;
 use countersign_ebpf_common::limits;
+use countersign_ebpf_common::park::PendingKey;
 use countersign_ebpf_common::policy::{PolicyEntry, PolicyKey};
 use ipnet::IpNet;
 
 use crate::device;
 use crate::error::{Error, LoadError};
 use crate::events::{Events, Ring};
-use crate::links::Links;
+use crate::links::{AttachMode, Links};
 use crate::open::{self, OpenConfig};
 use crate::policy::{PolicyOp, PolicyTable};
 use crate::tables::{Connection, MetricRow, Tables, Usage};
@@ -123,6 +124,11 @@ impl Datapath {
         for name in program::ALL {
             self.links.detach(name, ifindex);
         }
+    }
+
+    /// How each of the programs is attached that are.
+    pub fn attached(&self) -> impl Iterator<Item = AttachMode> + '_ {
+        self.links.attached()
     }
 
     /// Guards a pod: attaches both programs, then lets them pass what policy allows.
@@ -278,6 +284,27 @@ impl Datapath {
     #[must_use]
     pub fn backoffs(&self) -> Vec<(AuthKey, u64)> {
         self.tables.backoffs()
+    }
+
+    /// How many packets of a pair at an endpoint the programs have parked since they know of it.
+    pub fn parked(&self, key: &PendingKey) -> Result<u64, Error> {
+        self.tables.parked(key)
+    }
+
+    /// How many of those have been given back or discarded. As long as that is fewer, later packets of the
+    /// pair queue up behind.
+    pub fn set_returned(&mut self, key: PendingKey, frames: u64) -> Result<(), Error> {
+        self.tables.set_returned(key, frames)
+    }
+
+    /// Forgets both numbers of a pair of which nothing is on its way, and what it has used up of its places.
+    pub fn forget_parked(&mut self, key: &PendingKey) -> Result<(), Error> {
+        self.tables.forget_parked(key)
+    }
+
+    /// As [`Self::forget_parked`] for all pairs: whatever an earlier process held is lost.
+    pub fn forget_all_parked(&mut self) -> Result<(), Error> {
+        self.tables.pending().iter().try_for_each(|key| self.tables.forget_parked(key))
     }
 
     /// Enters what an authenticated session says is behind an address.

@@ -7,7 +7,7 @@
 //!   attached and its record is in the map.
 //! * Keys and values are checked types; a table that is full says so ([`Error::Full`]).
 //! * One writer: the process that holds the [`Datapath`] writes `cs_config`, `cs_endpoints`, `cs_slots`,
-//!   `cs_epochs`, `cs_ip*`, `cs_cidr*`, `cs_policy*`, `cs_auth`, `cs_bound*`, `cs_backoff`. The programs
+//!   `cs_epochs`, `cs_ip*`, `cs_cidr*`, `cs_policy*`, `cs_auth`, `cs_bound*`, `cs_backoff`, `cs_returned`. The programs
 //!   write `cs_ct*`, `cs_frag*`, `cs_pending`, `cs_budgets`, `cs_dedup`, `cs_metrics`, `cs_events`, and
 //!   nobody else does.
 //!
@@ -30,6 +30,7 @@ pub use countersign_ebpf_common::twin;
 pub use datapath::{Datapath, EndpointConfig};
 pub use error::{Error, LoadError};
 pub use events::Events;
+pub use links::AttachMode;
 pub use open::{MapSizes, OpenConfig};
 pub use policy::{PolicyOp, PolicyTable};
 pub use tables::{Connection, MetricRow, Usage};

@@ -1,6 +1,6 @@
 //! Attaching programs to interfaces, for good: the links are pinned, one file per interface and program.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -32,16 +32,42 @@ pub(crate) fn hook(name: &str) -> TcAttachType {
     }
 }
 
+/// How a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttachMode {
+    /// By a link at the interface's tcx hook.
+    Tcx,
+    /// As a filter of its clsact qdisc.
+    Clsact,
+}
+
+impl AttachMode {
+    /// Its name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        }
+    }
+}
+
 /// Attaches programs, and remembers in bpffs where.
 #[derive(Debug)]
 pub(crate) struct Links {
     dir: PathBuf,
     force_clsact: bool,
+    attached: BTreeMap<(u32, &'static str), AttachMode>,
 }
 
 impl Links {
     pub(crate) fn new(dir: PathBuf, force_clsact: bool) -> Self {
-        Self { dir, force_clsact }
+        Self { dir, force_clsact, attached: BTreeMap::new() }
+    }
+
+    /// How the programs are attached that this process has attached or taken over, one item each.
+    pub(crate) fn attached(&self) -> impl Iterator<Item = AttachMode> + '_ {
+        self.attached.iter().filter(|((ifindex, _), _)| device::exists(*ifindex)).map(|(_, mode)| *mode)
     }
 
     fn path(&self, ifindex: u32, name: &str) -> PathBuf {
@@ -50,15 +76,26 @@ impl Links {
 
     /// Attaches the program, or puts it in the place of an earlier version of itself without a gap.
     pub(crate) fn attach(
-        &self,
+        &mut self,
         program: &mut SchedClassifier,
         name: &'static str,
         ifindex: u32,
     ) -> Result<(), Failure> {
+        let mode = self.attach_somehow(program, name, ifindex)?;
+        self.attached.insert((ifindex, name), mode);
+        Ok(())
+    }
+
+    fn attach_somehow(
+        &self,
+        program: &mut SchedClassifier,
+        name: &'static str,
+        ifindex: u32,
+    ) -> Result<AttachMode, Failure> {
         let path = self.path(ifindex, name);
         if let Ok(pinned) = PinnedLink::from_pin(&path) {
             if update(program, pinned).is_ok() {
-                return Ok(());
+                return Ok(AttachMode::Tcx);
             }
             // The link's interface is gone, and this is another one.
             remove(&path);
@@ -67,13 +104,14 @@ impl Links {
             match attach_tcx(program, name, ifindex) {
                 Ok(link) => {
                     link.pin(path)?;
-                    return Ok(());
+                    return Ok(AttachMode::Tcx);
                 }
                 Err(error) if tcx_is_missing(error.as_ref()) => {}
                 Err(error) => return Err(error),
             }
         }
-        attach_clsact(program, name, ifindex)
+        attach_clsact(program, name, ifindex)?;
+        Ok(AttachMode::Clsact)
     }
 
     /// The interfaces with pinned links, and the programs on them.
@@ -87,7 +125,8 @@ impl Links {
     }
 
     /// Removes the pins of interfaces that are gone.
-    pub(crate) fn sweep(&self) -> io::Result<()> {
+    pub(crate) fn sweep(&mut self) -> io::Result<()> {
+        self.attached.retain(|(ifindex, _), _| device::exists(*ifindex));
         for (ifindex, name) in self.pinned()? {
             if !device::exists(ifindex) {
                 remove(&self.path(ifindex, name));
@@ -97,7 +136,8 @@ impl Links {
     }
 
     /// Detaches the program from the interface.
-    pub(crate) fn detach(&self, name: &'static str, ifindex: u32) {
+    pub(crate) fn detach(&mut self, name: &'static str, ifindex: u32) {
+        self.attached.remove(&(ifindex, name));
         let path = self.path(ifindex, name);
         if path.exists() {
             remove(&path);

@@ -6,6 +6,7 @@ use countersign_ebpf_common::ct::{CtEntry, CtKey, CtKey4};
 use countersign_ebpf_common::endpoint::{Endpoint, Epochs};
 use countersign_ebpf_common::ipcache::IpEntry;
 use countersign_ebpf_common::metrics::Counter;
+use countersign_ebpf_common::park::{Pending, PendingKey};
 use countersign_ebpf_common::policy::{PolicyEntry, PolicyKey};
 
 /// A type of the shared crate as aya wants it.
@@ -31,4 +32,4 @@ macro_rules! plain {
 }
 
 plain!(AuthKey, AuthValue, Bound, Config, Counter, CtEntry, CtKey, CtKey4, Endpoint, Epochs, IpEntry);
-plain!(PolicyEntry, PolicyKey);
+plain!(Pending, PendingKey, PolicyEntry, PolicyKey);

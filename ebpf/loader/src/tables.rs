@@ -12,6 +12,7 @@ use countersign_ebpf_common::ct::{CtEntry, CtKey, CtKey4};
 use countersign_ebpf_common::endpoint::{Endpoint, Epochs};
 use countersign_ebpf_common::ipcache::IpEntry;
 use countersign_ebpf_common::metrics::{self, Counter};
+use countersign_ebpf_common::park::{Pending, PendingKey};
 use countersign_ebpf_common::policy::{PolicyEntry, PolicyKey};
 use ipnet::IpNet;
 
@@ -67,6 +68,8 @@ pub(crate) struct Tables {
     policy_lpm: Trie<P<PolicyKey>, P<PolicyEntry>>,
     auth: Hash<P<AuthKey>, P<AuthValue>>,
     backoff: Hash<P<AuthKey>, u64>,
+    pending: Hash<P<PendingKey>, P<Pending>>,
+    returned: Hash<P<PendingKey>, u64>,
     bound4: Hash<[u8; 4], P<Bound>>,
     bound6: Hash<[u8; 16], P<Bound>>,
     ct4: Hash<P<CtKey4>, P<CtEntry>>,
@@ -88,6 +91,8 @@ pub(crate) fn shape(map: &str) -> Option<(u32, u32)> {
         "cs_policy_lpm" => (4 + size_of::<PolicyKey>(), size_of::<PolicyEntry>()),
         "cs_auth" => (size_of::<AuthKey>(), size_of::<AuthValue>()),
         "cs_backoff" => (size_of::<AuthKey>(), 8),
+        "cs_pending" => (size_of::<PendingKey>(), size_of::<Pending>()),
+        "cs_returned" => (size_of::<PendingKey>(), 8),
         "cs_bound4" => (4, size_of::<Bound>()),
         "cs_bound6" => (16, size_of::<Bound>()),
         "cs_ct4" => (size_of::<CtKey4>(), size_of::<CtEntry>()),
@@ -166,6 +171,8 @@ impl Tables {
             policy_lpm: take(bpf, "cs_policy_lpm")?,
             auth: take(bpf, "cs_auth")?,
             backoff: take(bpf, "cs_backoff")?,
+            pending: take(bpf, "cs_pending")?,
+            returned: take(bpf, "cs_returned")?,
             bound4: take(bpf, "cs_bound4")?,
             bound6: take(bpf, "cs_bound6")?,
             ct4: take(bpf, "cs_ct4")?,
@@ -296,6 +303,28 @@ impl Tables {
 
     pub(crate) fn backoffs(&self) -> Vec<(AuthKey, u64)> {
         sorted(entries(&self.backoff).map(|(P(key), until)| (key, until)))
+    }
+
+    pub(crate) fn parked(&self, key: &PendingKey) -> Result<u64, Error> {
+        match self.pending.get(&P(*key), 0) {
+            Ok(P(pending)) => Ok(pending.parked),
+            Err(MapError::KeyNotFound) => Ok(0),
+            Err(error) => Err(failed("cs_pending")(error)),
+        }
+    }
+
+    pub(crate) fn set_returned(&mut self, key: PendingKey, frames: u64) -> Result<(), Error> {
+        self.returned.insert(P(key), frames, 0).map_err(failed("cs_returned"))
+    }
+
+    /// What was parked first: a smaller number there than in the other table holds nobody up.
+    pub(crate) fn forget_parked(&mut self, key: &PendingKey) -> Result<(), Error> {
+        removed("cs_pending", self.pending.remove(&P(*key)))?;
+        removed("cs_returned", self.returned.remove(&P(*key))).map(drop)
+    }
+
+    pub(crate) fn pending(&self) -> Vec<PendingKey> {
+        sorted(self.pending.keys().flatten().chain(self.returned.keys().flatten()).map(|P(key)| key))
     }
 
     pub(crate) fn bind(&mut self, ip: IpAddr, bound: Bound) -> Result<(), Error> {

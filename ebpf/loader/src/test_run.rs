@@ -1,5 +1,8 @@
 //! Running a program on a packet without sending it (`BPF_PROG_TEST_RUN`), for tests and benchmarks.
 
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
 use aya::programs::{TestRun as _, TestRunOptions};
 
 use crate::Datapath;
@@ -79,6 +82,22 @@ impl Datapath {
             packet: out,
             mark: after.mark,
         })
+    }
+
+    /// Has the kernel keep the time of every run of every program, as long as what this returns is alive. That
+    /// costs each run two readings of the clock.
+    pub fn time_runs() -> Result<OwnedFd, Error> {
+        aya::sys::enable_stats(aya::sys::Stats::RunTime)
+            .map_err(|error| Error::TestRun { program: "any", reason: error.to_string() })
+    }
+
+    /// How often the program has run while runs were timed, and for how long in all.
+    pub fn timed_runs(&mut self, program: &'static str) -> Result<(u64, Duration), Error> {
+        let failed = |reason: String| Error::TestRun { program, reason };
+        let classifier =
+            open::classifier(&mut self.bpf, program).map_err(|error| failed(error.to_string()))?;
+        let info = classifier.info().map_err(|error| failed(error.to_string()))?;
+        Ok((info.run_count(), info.run_time()))
     }
 
     /// How many instructions the verifier looked at for the program; the measure of what it costs to load.

@@ -71,7 +71,7 @@ fn datagrams_sent_at_once_arrive_once_each_and_in_order() {
         let seen = lab.parked(QUIET);
         assert_eq!(seen.frames.len(), count as usize);
         lab.prove_both(LONG);
-        lab.release(&seen);
+        lab.settle(&seen);
         assert_eq!(received(&receiver), (0..count).collect::<Vec<_>>());
         // And back, with nobody in between.
         receiver.send_to(&[0, 0, 0, 7], (from, 5000)).unwrap();
@@ -133,7 +133,7 @@ fn what_waits_at_the_receiver_is_released_there() {
                 .all(|parked| (parked.direction, parked.slot, parked.remote) == (INGRESS, 2, A))
         );
         lab.prove_both(LONG);
-        lab.release(&seen);
+        lab.settle(&seen);
         assert_eq!(received(&receiver), (0..50).collect::<Vec<_>>());
         lab.withdraw_both();
     }
@@ -154,7 +154,7 @@ fn fragments_wait_and_pass_together() {
         let seen = lab.parked(QUIET);
         assert_eq!(seen.frames.len(), 40);
         lab.prove_both(LONG);
-        lab.release(&seen);
+        lab.settle(&seen);
         assert_eq!(received(&receiver), (0..10).collect::<Vec<_>>());
         sender.send_to(&big, (to, 6000)).unwrap();
         assert_eq!(received(&receiver), [9]);
@@ -198,7 +198,7 @@ fn a_first_connection_costs_a_handshake_and_a_revoked_one_stops() {
         assert!(!seen.frames.is_empty());
         // Proved again: the same connection goes on.
         lab.prove_both(LONG);
-        lab.release(&seen);
+        lab.settle(&seen);
         server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         let length = server.read(&mut got).unwrap();
         assert_eq!(&got[..length], b"secret");

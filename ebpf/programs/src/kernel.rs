@@ -173,8 +173,20 @@ impl Maps for Kernel {
     }
 
     #[inline(always)]
-    fn with_budget<R>(&self, slot: u16, work: impl FnOnce(&mut SlotBudget) -> R) -> Option<R> {
-        with(maps::BUDGETS.get_ptr_mut(u32::from(slot)), work)
+    fn pending(&self, key: &PendingKey) -> Option<(u64, u64)> {
+        // SAFETY: as in `hash`; the two numbers are read one by one, and either may be a packet older.
+        maps::PENDING.get_ptr(key).map(|pending| unsafe { ((*pending).parked, (*pending).waited) })
+    }
+
+    #[inline(always)]
+    fn returned(&self, key: &PendingKey) -> u64 {
+        // SAFETY: as in `hash`.
+        maps::RETURNED.get_ptr(key).map_or(0, |returned| unsafe { *returned })
+    }
+
+    #[inline(always)]
+    fn with_budget<R>(&self, cell: u32, work: impl FnOnce(&mut SlotBudget) -> R) -> Option<R> {
+        with(maps::BUDGETS.get_ptr_mut(cell), work)
     }
 
     #[inline(always)]

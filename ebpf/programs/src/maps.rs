@@ -78,9 +78,12 @@ pub static FRAG6: LruHashMap<FragKey, FragPorts> = LruHashMap::pinned(limits::FR
 /// What pairs without a proof have used up of their places.
 #[map(name = "cs_pending")]
 pub static PENDING: LruHashMap<PendingKey, Pending> = LruHashMap::pinned(limits::PENDING_ENTRIES, 0);
-/// What endpoints have used up of what all share, by slot.
+/// How many parked packets of a pair the agent has dealt with.
+#[map(name = "cs_returned")]
+pub static RETURNED: LruHashMap<PendingKey, u64> = LruHashMap::pinned(limits::PENDING_ENTRIES, 0);
+/// What endpoints and senders have used up of what all share.
 #[map(name = "cs_budgets")]
-pub static BUDGETS: Array<SlotBudget> = Array::pinned(limits::SLOTS, 0);
+pub static BUDGETS: Array<SlotBudget> = Array::pinned(limits::BUDGETS, 0);
 /// Which drop was reported last, by the low bits of its hash.
 #[map(name = "cs_dedup")]
 pub static DEDUP: Array<Dedup> = Array::pinned(limits::DEDUP_CELLS, 0);

@@ -6,6 +6,7 @@ mod guard;
 mod ladder;
 mod layout;
 mod oracle;
+mod order;
 mod parking;
 mod parsing;
 mod proofs;

@@ -61,7 +61,7 @@ fn what_waited_on_its_way_in_is_released_on_its_way_in() {
     assert_eq!((action, errand.ifindex), (Action::ReleaseOut, A_IF));
     let released = with_macs(&original, errand.macs);
     assert_eq!(released[..12], original[..12]);
-    assert_eq!(scene.enter(Host::A, &released), Action::Pass);
+    assert_eq!(scene.enter_again(Host::A, &released, 1), Action::Pass);
 }
 
 #[test]
@@ -124,6 +124,35 @@ fn a_pod_that_floods_takes_its_own_places_only() {
     assert_eq!(parked, limits::PARK_SLOT_PACKETS);
     let victim = scene.craft(Host::B, Host::C, false).udp(1, 2, b"x");
     assert_eq!(scene.leave(Host::B, &victim), Action::Park);
+}
+
+#[test]
+fn a_node_that_floods_under_many_identities_takes_its_own_places_only() {
+    let mut scene = parking();
+    for number in 0..1000u32 {
+        let (addr, family) =
+            Addr::from_ip(core::net::IpAddr::from([10, 9, (number >> 8) as u8, number as u8]));
+        let entry = IpEntry { identity: 10_000 + number, node: 9, flags: 0 };
+        scene.twin.ips.insert((family, 32, addr), entry);
+    }
+    let mut parked = 0;
+    for number in 0..20_000u32 {
+        let mut craft = scene.craft(Host::C, Host::A, false);
+        craft.source = core::net::IpAddr::from([10, 9, ((number % 1000) >> 8) as u8, (number % 1000) as u8]);
+        parked += u32::from(scene.enter(Host::A, &craft.udp(1, 2, b"x")) == Action::Park);
+    }
+    assert_eq!(parked, limits::PARK_SLOT_PACKETS * limits::PARK_NODE_SHARE);
+    // Neither another node's pods nor the neighbours of the one that is flooded, nor itself.
+    for sender in [Host::C, Host::B] {
+        let honest = scene.craft(sender, Host::A, false);
+        let honest = crate::craft::Craft {
+            source_mac: scene.craft(Host::C, Host::A, false).source_mac,
+            destination_mac: endpoint(Host::A).mac,
+            ..honest
+        };
+        assert_eq!(scene.enter(Host::A, &honest.udp(1, 2, b"x")), Action::Park, "{sender:?}");
+    }
+    assert_eq!(scene.leave(Host::A, &frame(&scene, 1)), Action::Park);
 }
 
 #[test]
@@ -193,8 +222,8 @@ fn a_live_flow_whose_proof_ends_is_parked_and_says_so() {
     let answer = scene.craft(Host::C, Host::A, false).udp(53, 1000, b"x");
     assert_eq!(scene.enter(Host::A, &answer), Action::Park);
     scene.prove(Host::A, Host::C, 10 * SECOND);
-    assert_eq!(scene.leave(Host::A, &original), Action::Pass);
-    assert_eq!(scene.enter(Host::A, &answer), Action::Pass);
+    assert_eq!(scene.leave_again(Host::A, &original, 1).0, Action::Pass);
+    assert_eq!(scene.enter_again(Host::A, &answer, 1), Action::Pass);
 }
 
 #[test]

@@ -187,7 +187,12 @@ impl Scene {
     }
 
     pub fn enter(&self, host: Host, frame: &[u8]) -> Action {
-        let mut errand = Errand { ifindex: endpoint(host).ifindex, ..Errand::default() };
+        self.enter_again(host, frame, 0)
+    }
+
+    /// A frame that has been parked so many times.
+    pub fn enter_again(&self, host: Host, frame: &[u8], round: u8) -> Action {
+        let mut errand = Errand { ifindex: endpoint(host).ifindex, round, ..Errand::default() };
         pod::to_pod(frame, &self.twin, &mut errand)
     }
 

@@ -1,5 +1,6 @@
 //! A node in miniature: two pods in namespaces of their own, the parking device, and an agent that is a loop.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use countersign_ebpf_loader::EndpointConfig;
 use countersign_ebpf_loader::common::config::{self, Config};
-use countersign_ebpf_loader::common::park::Parked;
+use countersign_ebpf_loader::common::park::{Parked, PendingKey};
 use nix::sched::{CloneFlags, setns};
 
 use super::World;
@@ -26,6 +27,7 @@ pub struct Lab {
     pub world: World,
     tap: File,
     pods: [String; 2],
+    returned: BTreeMap<PendingKey, u64>,
 }
 
 /// What the agent saw.
@@ -59,7 +61,7 @@ impl Lab {
             wireguard_port: 51871,
             ..Config::default()
         });
-        Some(Self { scene, world, tap, pods })
+        Some(Self { scene, world, tap, pods, returned: BTreeMap::new() })
     }
 
     /// Something done in a pod's namespace, by a thread that goes there.
@@ -116,7 +118,7 @@ impl Lab {
     pub fn parked(&mut self, quiet: Duration) -> Seen {
         let mut seen = Seen::default();
         let mut last = Instant::now();
-        while last.elapsed() < quiet {
+        loop {
             let mut frame = vec![0; 70_000];
             match self.tap.read(&mut frame) {
                 Ok(length) => {
@@ -128,17 +130,39 @@ impl Lab {
                     last = Instant::now();
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if last.elapsed() >= quiet {
+                        return seen;
+                    }
                     thread::sleep(Duration::from_micros(200));
                 }
                 Err(error) => panic!("{error}"),
             }
         }
-        seen
     }
 
+    /// Gives frames back, and says so when it has.
     pub fn release(&mut self, seen: &Seen) {
-        for frame in &seen.frames {
+        for (frame, parked) in seen.frames.iter().zip(&seen.parked) {
             assert_eq!(self.tap.write(frame).unwrap(), frame.len());
+            let &Parked { direction, slot, node, remote, .. } = parked;
+            let local = if slot == 1 { A } else { B };
+            let key = PendingKey { local, remote, node, slot, direction, pad: [0; 3] };
+            *self.returned.entry(key).or_default() += 1;
+        }
+        for (key, frames) in &self.returned {
+            self.scene.datapath.set_returned(*key, *frames).unwrap();
+        }
+    }
+
+    /// As above, and what has queued up behind them meanwhile goes after them.
+    pub fn settle(&mut self, seen: &Seen) {
+        self.release(seen);
+        loop {
+            let behind = self.parked(Duration::ZERO);
+            if behind.frames.is_empty() {
+                return;
+            }
+            self.release(&behind);
         }
     }
 
@@ -150,7 +174,7 @@ impl Lab {
             seen = self.parked(HANDSHAKE);
         }
         self.prove_both(lifetime);
-        self.release(&seen);
+        self.settle(&seen);
         seen
     }
 }

@@ -13,6 +13,11 @@ pub const REQUESTS: usize = 64;
 pub const CHANGES_PER_TURN: usize = 512;
 /// Parked frames read before anything else gets its turn.
 pub const FRAMES_PER_TURN: usize = 256;
+/// Times that the parking device is read empty again in one turn, for those who send while what waited for them
+/// goes back.
+pub const SETTLE_ROUNDS: usize = 8;
+/// Packets that the programs have parked and that have not come after this are lost: nanoseconds.
+pub const SETTLE: u64 = 20_000_000;
 /// Events of the datapath read before anything else gets its turn.
 pub const EVENTS_PER_TURN: usize = 512;
 /// Results and clients taken before anything else gets its turn.

@@ -8,6 +8,7 @@ mod auth;
 mod encryption;
 mod endpoint;
 mod observe;
+mod order;
 mod park;
 mod places;
 mod policy;
@@ -47,6 +48,7 @@ use self::auth::Dialled;
 use self::encryption::Encryption;
 use self::endpoint::Waiting;
 use self::observe::Names;
+use self::order::Order;
 use self::svids::Svids;
 use self::withdraw::Told;
 
@@ -65,6 +67,7 @@ pub struct Node {
     tap: Arc<AsyncFd<Tap>>,
     machine: Machine,
     parking: Parking<Vec<u8>>,
+    order: Order,
     told: Told,
     world: World,
     identities: Identities,
@@ -132,6 +135,7 @@ impl Node {
             tap: Arc::clone(&tap),
             machine: machine(&config),
             parking: Parking::new(ParkLimits::default()),
+            order: Order::default(),
             told: Told::default(),
             world: World::default(),
             identities: Identities::new(IdentityRegistry::new(&config.status_dir)),
@@ -193,7 +197,12 @@ impl Node {
                     anyhow::ensure!(count > 0, "the handshake server is gone");
                     clients.drain(..).for_each(|client| self.accept(client));
                 }
-                ready = inputs.tap.readable() => self.read_parked(ready?),
+                ready = inputs.tap.readable() => {
+                    let mut ready = ready?;
+                    if self.read_parked() < limits::FRAMES_PER_TURN {
+                        ready.clear_ready();
+                    }
+                }
                 ready = inputs.events.readable_mut() => {
                     let mut ready = ready?;
                     if !self.read_events(ready.get_inner_mut()) {
@@ -228,11 +237,12 @@ impl Node {
         }
         self.act();
         self.expire_parked(now);
+        self.settle();
     }
 
     fn next_deadline(&self) -> Option<u64> {
         let machine = self.machine.poll_timeout().map(|(at, _)| at);
-        [machine, self.parking.next_deadline()].into_iter().flatten().min()
+        [machine, self.parking.next_deadline(), self.order.next_look()].into_iter().flatten().min()
     }
 
     fn take_changes(&mut self, first: Change, changes: &mut mpsc::Receiver<Change>) {

@@ -7,7 +7,7 @@ use countersign_agent::handshake::{
     Client, Deadlines, InboundAccept, KeyExchange, PeerNames, Request, Server, ServerConfig, SvidStore, Tls,
 };
 use countersign_certs::{IdTemplate, SpiffeId, TrustDomain};
-use countersign_spire::EmbeddedCa;
+use countersign_spire::embedded::EmbeddedCa;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
@@ -42,6 +42,7 @@ fn request(server: &Server) -> Request {
         remote_node: "node-a".into(),
         assertions: vec![],
         not_after: u64::MAX,
+        disowned: Vec::new(),
     }
 }
 

@@ -70,6 +70,12 @@ pub const MAX_IN_FLIGHT_PER_NODE: usize = 64;
 pub const FIRST_IN_FLIGHT_PER_NODE: usize = 8;
 /// What a node that does not answer keeps: a probe every [`PROBE_GAP`], each up to 5 s under way.
 pub const LEAST_IN_FLIGHT_PER_NODE: usize = 4;
+/// A handshake that took so many times the quickest lately has waited for others more than it has worked.
+pub const PACE_CROWDED: u64 = 4;
+/// Quicker ones than this say nothing: half of it is spent on computing.
+pub const PACE_LEAST: u64 = MS;
+/// What counts as lately: a way that has become longer is learnt within two of these.
+pub const PACE_WINDOW: u64 = 30 * SECOND;
 /// Nodes whose pace is remembered while nothing is under way with them.
 pub const MAX_LANES: usize = 16_384;
 

@@ -236,27 +236,26 @@ impl<F> Parking<F> {
         places.into_iter().map(|place| place.parked)
     }
 
-    /// Drops all frames of the pair.
-    pub fn discard(&mut self, pair: Pair) -> Tally {
-        let mut tally = Tally::default();
-        for place in self.take_line(pair.canonical()) {
-            tally.add(place.parked.len);
+    /// Takes all frames of the pair out, to be dropped.
+    pub fn discard(&mut self, pair: Pair) -> impl Iterator<Item = Parked<F>> + use<F> {
+        let places = self.take_line(pair.canonical());
+        for place in &places {
             self.counters.discarded.add(place.parked.len);
         }
-        tally
+        places.into_iter().map(|place| place.parked)
     }
 
-    /// Drops the frames whose deadline has come; says how many of which pair, in the order of deadlines.
-    pub fn expire(&mut self, now: u64) -> Vec<(Pair, Tally)> {
+    /// Takes out the frames whose deadline has come, pair by pair in the order of deadlines, to be dropped.
+    pub fn expire(&mut self, now: u64) -> Vec<(Pair, Vec<Parked<F>>)> {
         self.now = self.now.max(now);
         let mut expired = Vec::new();
         while let Some((_, key)) = self.fronts.first().copied().filter(|(at, _)| *at <= self.now) {
-            let mut tally = Tally::default();
-            while let Some(len) = self.expire_front(key) {
-                tally.add(len);
-                self.counters.expired.add(len);
+            let mut frames = Vec::new();
+            while let Some(parked) = self.expire_front(key) {
+                self.counters.expired.add(parked.len);
+                frames.push(parked);
             }
-            expired.push((key, tally));
+            expired.push((key, frames));
         }
         expired
     }
@@ -324,8 +323,8 @@ impl<F> Parking<F> {
         line.places
     }
 
-    // Drops the pair's first frame if its time has come; returns its length.
-    fn expire_front(&mut self, key: Pair) -> Option<usize> {
+    // Takes the pair's first frame out if its time has come.
+    fn expire_front(&mut self, key: Pair) -> Option<Parked<F>> {
         let line = self.lines.get_mut(&key)?;
         let place = line.places.pop_front_if(|place| place.deadline <= self.now)?;
         self.fronts.remove(&(place.deadline, key));
@@ -339,7 +338,7 @@ impl<F> Parking<F> {
             }
         }
         self.vacate(place.parked.source, place.parked.len, place.reserved);
-        Some(place.parked.len)
+        Some(place.parked)
     }
 
     fn vacate(&mut self, source: Source, len: usize, reserved: bool) {

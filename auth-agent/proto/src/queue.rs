@@ -3,14 +3,16 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::limits::{FIRST_IN_FLIGHT_PER_NODE, LEAST_IN_FLIGHT_PER_NODE, MAX_LANES};
+use crate::limits::{
+    FIRST_IN_FLIGHT_PER_NODE, LEAST_IN_FLIGHT_PER_NODE, MAX_LANES, PACE_CROWDED, PACE_LEAST, PACE_WINDOW,
+};
 use crate::pair::Pair;
 
 /// How a handshake ended, as far as the pace of its node is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// The node answers.
-    Good,
+    /// The node answers; in nanoseconds, how long the handshake took.
+    Good { took: u64 },
     /// The node does not answer.
     Silent,
     /// Nothing is known about the node.
@@ -35,10 +37,32 @@ struct Owner {
 #[derive(Debug)]
 struct Lane {
     in_flight: usize,
-    /// Grows with success, shrinks with silence.
+    /// Grows with success, shrinks with silence and with waiting.
     limit: usize,
+    pace: Pace,
     /// Identities that wait for a place here, in order.
     blocked: VecDeque<u32>,
+}
+
+/// The quickest handshakes with a node lately: what it takes when nobody waits.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    since: u64,
+    /// Of the last window and of this one.
+    quickest: u64,
+    coming: u64,
+}
+
+impl Pace {
+    /// Whether a handshake took so long that others must have been in its way.
+    fn is_crowded(&mut self, took: u64, now: u64) -> bool {
+        if now.saturating_sub(self.since) >= PACE_WINDOW {
+            *self = Self { since: now, quickest: self.coming, coming: u64::MAX };
+        }
+        self.coming = self.coming.min(took);
+        self.quickest = self.quickest.min(took);
+        took > self.quickest.max(PACE_LEAST).saturating_mul(PACE_CROWDED)
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -128,7 +152,7 @@ impl Queue {
     }
 
     /// A pair given out by [`Self::next`] is done.
-    pub(crate) fn done(&mut self, owner: u32, node: u16, end: End) {
+    pub(crate) fn done(&mut self, owner: u32, node: u16, end: End, now: u64) {
         self.in_flight = self.in_flight.saturating_sub(1);
         if let Some(line) = self.owners.get_mut(&owner) {
             line.in_flight = line.in_flight.saturating_sub(1);
@@ -136,7 +160,11 @@ impl Queue {
         if let Some(lane) = self.lanes.get_mut(&node) {
             lane.in_flight = lane.in_flight.saturating_sub(1);
             lane.limit = match end {
-                End::Good => (lane.limit + 1).min(self.limits.per_node),
+                // More at once would not be through sooner, only wait in other places than here.
+                End::Good { took } if lane.pace.is_crowded(took, now) => {
+                    (lane.limit - 1).max(FIRST_IN_FLIGHT_PER_NODE).min(self.limits.per_node)
+                }
+                End::Good { .. } => (lane.limit + 1).min(self.limits.per_node),
                 End::Silent => (lane.limit / 2).max(LEAST_IN_FLIGHT_PER_NODE).min(self.limits.per_node),
                 End::Other => lane.limit,
             };
@@ -240,6 +268,7 @@ fn lane(lanes: &mut BTreeMap<u16, Lane>, node: u16, most: usize) -> &mut Lane {
     lanes.entry(node).or_insert_with(|| Lane {
         in_flight: 0,
         limit: FIRST_IN_FLIGHT_PER_NODE.min(most),
+        pace: Pace { since: 0, quickest: u64::MAX, coming: u64::MAX },
         blocked: VecDeque::new(),
     })
 }

@@ -1,15 +1,15 @@
 //! Why things failed, were removed or were discarded. Names are those of the metrics.
 
-/// Why a handshake failed. The first seven are the design's; the rest tell local causes apart.
+/// Why a handshake failed, told apart by who has to do something about it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum FailureKind {
     /// A deadline passed.
     Timeout,
-    /// The peer refused or reset the connection.
+    /// The peer refused: no listener, or it did not accept our SVID or our message.
     Refused,
     /// The peer's chain does not lead to the trust bundle of its domain.
     Untrusted,
-    /// The peer proved another identity than the one expected.
+    /// The peer proved another identity, or is another node, than expected.
     WrongIdentity,
     /// A certificate is expired or not valid yet.
     Expired,
@@ -19,15 +19,17 @@ pub enum FailureKind {
     Overload,
     /// There is no route, or no known address of the node.
     Unreachable,
-    /// The peer spoke something that is not the protocol.
-    Protocol,
+    /// What the peer sent is not the protocol, or its certificate is not an SVID.
+    Malformed,
+    /// The peer closed or reset the connection in the middle.
+    Closed,
     /// The local identity has no SVID (yet).
     NoSvid,
 }
 
 impl FailureKind {
     /// All kinds, in the order of [`crate::Counters::failed`].
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Timeout,
         Self::Refused,
         Self::Untrusted,
@@ -36,7 +38,8 @@ impl FailureKind {
         Self::NotLocal,
         Self::Overload,
         Self::Unreachable,
-        Self::Protocol,
+        Self::Malformed,
+        Self::Closed,
         Self::NoSvid,
     ];
 
@@ -51,7 +54,8 @@ impl FailureKind {
             Self::NotLocal => "not_local",
             Self::Overload => "overload",
             Self::Unreachable => "unreachable",
-            Self::Protocol => "protocol",
+            Self::Malformed => "malformed",
+            Self::Closed => "closed",
             Self::NoSvid => "no_svid",
         }
     }
@@ -62,7 +66,7 @@ impl FailureKind {
         match self {
             Self::NotLocal | Self::NoSvid | Self::Overload | Self::Refused => true,
             Self::Timeout | Self::Untrusted | Self::WrongIdentity | Self::Expired => false,
-            Self::Unreachable | Self::Protocol => false,
+            Self::Unreachable | Self::Malformed | Self::Closed => false,
         }
     }
 
@@ -71,7 +75,7 @@ impl FailureKind {
         match self {
             Self::Timeout | Self::Refused | Self::Unreachable => true,
             Self::Untrusted | Self::WrongIdentity | Self::Expired | Self::NotLocal => false,
-            Self::Overload | Self::Protocol | Self::NoSvid => false,
+            Self::Overload | Self::Malformed | Self::Closed | Self::NoSvid => false,
         }
     }
 }

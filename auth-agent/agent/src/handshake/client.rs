@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use countersign_auth_proto::FailureKind;
 use countersign_certs::{SpiffeId, VerifiedPeer};
 use rustls::client::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -14,7 +15,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::failure::{Failure, FailureKind, Step};
+use super::failure::{Failure, Step};
 use super::limits::{Deadlines, MAX_ASSERTIONS, MAX_OUTBOUND};
 use super::message::{self, Assertion, Hello, Refusal, Reply};
 use super::store::{SharedSvidStore, Snapshot};
@@ -109,11 +110,11 @@ impl Ack {
     /// notices on its own that the acknowledgement did not come.
     pub async fn send(self) {
         let Some(mut stream) = self.stream else { return };
-        let _ = timeout(self.deadline, async {
-            stream.write_all(&message::encode_ack()).await?;
-            stream.shutdown().await
-        })
-        .await;
+        // It and the end of the TLS session leave as one packet.
+        let session = stream.get_mut().1;
+        let _ = std::io::Write::write_all(&mut session.writer(), &message::encode_ack());
+        session.send_close_notify();
+        let _ = timeout(self.deadline, stream.flush()).await;
     }
 }
 

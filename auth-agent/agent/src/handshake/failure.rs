@@ -3,78 +3,11 @@
 use std::fmt;
 use std::io;
 
+use countersign_auth_proto::FailureKind;
 use countersign_certs::VerifyError;
 use rustls::{AlertDescription, CertificateError};
 
 use super::limits::MAX_DETAIL_BYTES;
-
-/// The kinds of failure; their names are the metric's labels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum FailureKind {
-    /// A deadline passed.
-    Timeout,
-    /// The peer refused: no listener, or it did not accept our SVID or our message.
-    Refused,
-    /// The peer's chain does not lead to the bundle of the expected trust domain.
-    Untrusted,
-    /// The peer proved another identity, or is another node, than expected.
-    WrongIdentity,
-    /// A certificate is past its life, or not yet in it.
-    Expired,
-    /// No endpoint of the peer's node has the identity asked for.
-    NotLocal,
-    /// Too much to do, here or there.
-    Overload,
-    /// What the peer sent is not the protocol, or its certificate is not an SVID.
-    Malformed,
-    /// The peer closed or reset the connection in the middle.
-    Closed,
-    /// There is no route to the peer.
-    Unreachable,
-    /// The local identity has no SVID, or its trust domain no bundle.
-    NoSvid,
-}
-
-impl FailureKind {
-    /// All kinds, in the order of [`FailureKind::index`].
-    pub const ALL: [Self; 11] = [
-        Self::Timeout,
-        Self::Refused,
-        Self::Untrusted,
-        Self::WrongIdentity,
-        Self::Expired,
-        Self::NotLocal,
-        Self::Overload,
-        Self::Malformed,
-        Self::Closed,
-        Self::Unreachable,
-        Self::NoSvid,
-    ];
-
-    /// The metric's label.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Timeout => "timeout",
-            Self::Refused => "refused",
-            Self::Untrusted => "untrusted",
-            Self::WrongIdentity => "wrong_identity",
-            Self::Expired => "expired",
-            Self::NotLocal => "not_local",
-            Self::Overload => "overload",
-            Self::Malformed => "malformed",
-            Self::Closed => "closed",
-            Self::Unreachable => "unreachable",
-            Self::NoSvid => "no_svid",
-        }
-    }
-
-    /// Its place in [`FailureKind::ALL`].
-    #[must_use]
-    pub fn index(self) -> usize {
-        self as usize
-    }
-}
 
 /// Where a handshake was when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,7 +104,7 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{} ({}): {}", self.kind.name(), self.step.name(), self.detail)
+        write!(out, "{} ({}): {}", self.kind.as_str(), self.step.name(), self.detail)
     }
 }
 

@@ -33,8 +33,9 @@ mod tls;
 mod verify;
 
 pub use client::{Ack, Client, Outcome, Request};
+pub use countersign_auth_proto::FailureKind;
 pub use countersign_certs::VerifiedPeer;
-pub use failure::{Failure, FailureKind, Step};
+pub use failure::{Failure, Step};
 pub use limits::Deadlines;
 pub use message::{Assertion, Refusal};
 pub use server::{Inbound, InboundAccept, Server, ServerConfig};

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use countersign_auth_proto::FailureKind;
 use countersign_certs::VerifiedPeer;
 use rustls::server::{Accepted, Acceptor, ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -15,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_rustls::server::{StartHandshake, TlsStream};
 
-use super::failure::{Failure, FailureKind, Step, is_exhaustion};
+use super::failure::{Failure, Step, is_exhaustion};
 use super::gate::{Gate, Seat};
 use super::limits::{
     ACCEPT_BACKOFF_MAX, ACCEPT_BACKOFF_MIN, CLIENT_HELLO_READ_BYTES, Deadlines, MAX_ASSERTIONS,

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::failure::FailureKind;
+use countersign_auth_proto::FailureKind;
 
 /// Counters of the listening side; each only grows.
 #[derive(Debug, Default)]
@@ -49,7 +49,7 @@ impl ServerStats {
     /// Failures of one kind.
     #[must_use]
     pub fn failures(&self, kind: FailureKind) -> u64 {
-        self.failures.get(kind.index()).map_or(0, |count| count.load(Ordering::Relaxed))
+        self.failures.get(kind as usize).map_or(0, |count| count.load(Ordering::Relaxed))
     }
 
     pub(super) fn count_accepted(&self) {
@@ -73,7 +73,7 @@ impl ServerStats {
     }
 
     pub(super) fn count_failure(&self, kind: FailureKind) {
-        if let Some(count) = self.failures.get(kind.index()) {
+        if let Some(count) = self.failures.get(kind as usize) {
             count.fetch_add(1, Ordering::Relaxed);
         }
     }

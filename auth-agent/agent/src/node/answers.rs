@@ -8,6 +8,7 @@ use countersign_auth_proto::{Event, PairState, PairStatus};
 use countersign_ebpf_common::metrics as counters;
 use countersign_ebpf_common::policy::{auth_type, direction, flag};
 use countersign_ebpf_common::reason;
+use countersign_ebpf_loader::AttachMode;
 use countersign_flows::LossSource;
 use countersign_policy::identity::reserved;
 use serde::Serialize;
@@ -347,8 +348,8 @@ impl Node {
     fn datapath_status(&self) -> api::Datapath {
         let maps = self.datapath.usage();
         api::Datapath {
-            attach_mode: self.attach_mode().to_owned(),
-            programs: self.endpoints.iter().count() as u64 * 2 + 5,
+            attach_mode: self.datapath.attached().next().map_or("none", AttachMode::as_str).to_owned(),
+            programs: self.datapath.attached().count() as u64,
             maps: maps
                 .into_iter()
                 .map(|usage| api::MapUse {
@@ -358,13 +359,6 @@ impl Node {
                 })
                 .collect(),
         }
-    }
-
-    /// Links exist for tcx only; a clsact filter has none.
-    fn attach_mode(&self) -> &'static str {
-        let links = std::fs::read_dir(self.config.pin_dir.join("links"));
-        let tcx = links.is_ok_and(|mut links| links.next().is_some());
-        if tcx { "tcx" } else { "clsact" }
     }
 
     fn parking_status(&self) -> api::Parking {

@@ -138,7 +138,7 @@ impl Node {
         let (remote, node) = (pair.remote, pair.node);
         tracing::debug!(local = pair.local, remote, node, %failure, "handshake failed");
         self.names.remember_failure(pair, failure);
-        let why = kind(failure.kind);
+        let why = failure.kind;
         self.machine.handle(Event::HandshakeFailed { pair, attempt, why }, clock::boot_ns());
     }
 
@@ -353,6 +353,9 @@ impl Node {
             let Bound { identity, node, generation, .. } = bound;
             self.machine.handle(Event::RestoredBinding { ip, identity, node, generation }, now);
         }
+        if let Err(error) = self.datapath.forget_all_parked() {
+            tracing::warn!(%error, "what an earlier agent held may hold its pairs up for some seconds");
+        }
         for (key, _) in self.datapath.backoffs() {
             drop(self.datapath.backoff_clear(&key));
         }
@@ -361,19 +364,4 @@ impl Node {
 
 fn nanoseconds(span: std::time::Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
-}
-
-fn kind(of: handshake::FailureKind) -> FailureKind {
-    match of {
-        handshake::FailureKind::Timeout => FailureKind::Timeout,
-        handshake::FailureKind::Refused => FailureKind::Refused,
-        handshake::FailureKind::Untrusted => FailureKind::Untrusted,
-        handshake::FailureKind::WrongIdentity => FailureKind::WrongIdentity,
-        handshake::FailureKind::Expired => FailureKind::Expired,
-        handshake::FailureKind::NotLocal => FailureKind::NotLocal,
-        handshake::FailureKind::Overload => FailureKind::Overload,
-        handshake::FailureKind::Malformed | handshake::FailureKind::Closed => FailureKind::Protocol,
-        handshake::FailureKind::Unreachable => FailureKind::Unreachable,
-        handshake::FailureKind::NoSvid => FailureKind::NoSvid,
-    }
 }

@@ -1,51 +1,64 @@
 //! Parked frames: from the device into the queue, and back.
 
+use std::io;
 use std::net::IpAddr;
 
-use countersign_auth_proto::{Admission, DiscardReason, Full, Pair, Source};
+use countersign_auth_proto::{Admission, DiscardReason, Full, Pair, Parked, Source};
 use countersign_ebpf_common::addr::{V4, V6};
 use countersign_ebpf_common::event::{Event, kind};
-use countersign_ebpf_common::park::Parked;
+use countersign_ebpf_common::park::{Parked as Header, PendingKey};
 use countersign_ebpf_common::policy::{auth_type, direction};
 use countersign_ebpf_common::proto::{SCTP, TCP, UDP};
 use countersign_ebpf_common::reason;
-use tokio::io::unix::AsyncFdReadyGuard;
 
 use super::Node;
 use crate::clock;
 use crate::limits;
-use crate::tap::Tap;
 
 impl Node {
-    /// Takes in what waits at the device, up to a turn's worth.
-    pub(super) fn read_parked(&mut self, mut ready: AsyncFdReadyGuard<'_, Tap>) {
+    /// Takes in what waits at the device, up to a turn's worth; says how many frames.
+    pub(super) fn read_parked(&mut self) -> usize {
         let now = clock::boot_ns();
-        let mut buffer = vec![0; limits::MAX_FRAME];
-        for _ in 0..limits::FRAMES_PER_TURN {
-            match ready.try_io(|tap| tap.get_ref().read(&mut buffer)) {
-                Ok(Ok(length)) => self.park(&buffer[..length], now),
-                Ok(Err(error)) => {
+        let mut buffer = std::mem::take(&mut self.order.buffer);
+        buffer.resize(limits::MAX_FRAME, 0);
+        let mut frames = 0;
+        while frames < limits::FRAMES_PER_TURN {
+            match self.tap.get_ref().read(&mut buffer) {
+                Ok(length) => self.park(&buffer[..length], now),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => {
                     tracing::warn!(%error, "reading the parking device");
-                    return;
+                    break;
                 }
-                Err(_would_block) => return,
             }
+            frames += 1;
         }
+        self.order.buffer = buffer;
+        frames
     }
 
     fn park(&mut self, frame: &[u8], now: u64) {
         // Anything else on the device is its own chatter.
         let Some((pair, source, event)) = self.waiting_for(frame) else { return };
+        let place = place(pair, event.slot, event.direction);
         match self.machine.admit(pair, remote_address(&event), now) {
-            Admission::Pass => self.write_back(frame),
+            Admission::Pass => {
+                self.write_back(frame);
+                self.order.gave_back(place, 1, now);
+            }
             Admission::Park => {
                 self.metrics.parked(1);
                 self.names.remember_parked(pair, event);
-                if let Err(full) = self.parking.push(pair, source, frame.to_vec(), frame.len(), now) {
-                    self.count_discarded(full_name(full), 1);
+                match self.parking.push(pair, source, frame.to_vec(), frame.len(), now) {
+                    Ok(()) => self.order.hold(place),
+                    Err(full) => {
+                        self.order.dropped(place);
+                        self.count_discarded(full_name(full), 1);
+                    }
                 }
             }
             Admission::Drop(why) => {
+                self.order.dropped(place);
                 self.count_discarded(why.as_str(), 1);
                 self.record_drop(pair, event, 1);
                 self.back_off(pair, why);
@@ -55,7 +68,7 @@ impl Node {
 
     /// Which proof the frame waits for, whose place it takes, and what there is to say about it.
     fn waiting_for(&self, frame: &[u8]) -> Option<(Pair, Source, Event)> {
-        let header = Parked::decode(frame.first_chunk::<12>()?)?;
+        let header = Header::decode(frame.first_chunk::<12>()?)?;
         let endpoint = self.endpoints.get(header.slot)?;
         let pair = Pair::new(endpoint.identity, header.remote, header.node);
         let source = if header.direction == direction::EGRESS {
@@ -92,20 +105,26 @@ impl Node {
     }
 
     pub(super) fn release(&mut self, pair: Pair) {
+        let now = clock::boot_ns();
         let mut released = 0;
         for parked in self.parking.release(pair) {
             released += 1;
             self.write_back(&parked.frame);
+            if let Some(place) = place_of(&parked) {
+                self.order.let_go(place);
+                self.order.gave_back(place, 1, now);
+            }
         }
         self.names.forget_parked(pair);
         self.metrics.released(released);
     }
 
     pub(super) fn discard(&mut self, pair: Pair, why: DiscardReason) {
-        let tally = self.parking.discard(pair);
-        if tally.frames > 0 {
-            self.count_discarded(why.as_str(), tally.frames);
-            self.record_parked_drop(pair, tally.frames);
+        let discarded: Vec<_> = self.parking.discard(pair).collect();
+        if !discarded.is_empty() {
+            let frames = self.drop_frames(&discarded);
+            self.count_discarded(why.as_str(), frames);
+            self.record_parked_drop(pair, frames);
         }
         self.back_off(pair, why);
     }
@@ -114,11 +133,21 @@ impl Node {
         if self.parking.next_deadline().is_none_or(|at| at > now) {
             return;
         }
-        for (pair, tally) in self.parking.expire(now) {
-            tracing::debug!(?pair, frames = tally.frames, "parked too long");
-            self.count_discarded("deadline", tally.frames);
-            self.record_parked_drop(pair, tally.frames);
+        for (pair, expired) in self.parking.expire(now) {
+            let frames = self.drop_frames(&expired);
+            tracing::debug!(?pair, frames, "parked too long");
+            self.count_discarded("deadline", frames);
+            self.record_parked_drop(pair, frames);
         }
+    }
+
+    /// Says how many.
+    fn drop_frames(&mut self, frames: &[Parked<Vec<u8>>]) -> u64 {
+        for place in frames.iter().filter_map(place_of) {
+            self.order.let_go(place);
+            self.order.dropped(place);
+        }
+        frames.len() as u64
     }
 
     fn write_back(&self, frame: &[u8]) {
@@ -133,6 +162,16 @@ impl Node {
             self.metrics.discarded(reason, frames);
         }
     }
+}
+
+/// Where the programs count the packets of a pair.
+fn place(pair: Pair, slot: u16, direction: u8) -> PendingKey {
+    PendingKey { local: pair.local, remote: pair.remote, node: pair.node, slot, direction, pad: [0; 3] }
+}
+
+fn place_of(parked: &Parked<Vec<u8>>) -> Option<PendingKey> {
+    let header = Header::decode(parked.frame.first_chunk::<12>()?)?;
+    Some(place(parked.pair, header.slot, header.direction))
 }
 
 fn full_name(full: Full) -> &'static str {

@@ -56,7 +56,7 @@ impl Machine {
                 FailureKind::Expired | FailureKind::NoSvid | FailureKind::Untrusted => true,
                 FailureKind::WrongIdentity | FailureKind::NotLocal => true,
                 FailureKind::Timeout | FailureKind::Refused | FailureKind::Unreachable => false,
-                FailureKind::Overload | FailureKind::Protocol => false,
+                FailureKind::Overload | FailureKind::Malformed | FailureKind::Closed => false,
             };
             for_want_of_it && pair.involves(identity)
         });

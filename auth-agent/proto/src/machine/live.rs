@@ -99,10 +99,17 @@ impl Machine {
         let Some(record) = self.table.get_mut(key) else { return };
         // A handshake of our own that is still under way may assert more; on the same node it always does.
         let final_word = !matches!(record.work, Work::InFlight { .. });
+        // On the same node the frames of both directions wait together.
+        let is_bound = |ip| {
+            self.bindings.holds(ip, pair.remote, pair.node)
+                || (key.node == 0 && self.bindings.holds(ip, pair.local, 0))
+        };
+        // Its other half says whose the rest of the addresses is: then all that waits goes on in its order.
+        if key.node == 0 && !final_word && record.wanted.iter().any(|ip| !is_bound(*ip)) {
+            return;
+        }
         for ip in std::mem::take(&mut record.wanted) {
-            // On the same node the frames of both directions wait together.
-            let mirror = key.node == 0 && self.bindings.holds(ip, pair.local, 0);
-            if final_word && !mirror && !self.bindings.holds(ip, pair.remote, pair.node) {
+            if final_word && !is_bound(ip) {
                 record.refuse(ip, now, now.saturating_add(REFUSED_FOR));
             }
         }

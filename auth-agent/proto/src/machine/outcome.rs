@@ -21,7 +21,8 @@ impl Machine {
         said: &[Assertion],
     ) {
         let key = pair.canonical();
-        if !self.settle(key, attempt, End::Good) {
+        let took = self.now.saturating_sub(started_at);
+        if !self.settle(key, attempt, End::Good { took }) {
             return;
         }
         self.counters.done_dialled += 1;
@@ -93,7 +94,7 @@ impl Machine {
         record.work = Work::Idle;
         let owner = record.owner;
         self.clear_timer(key, Timer::Handshake);
-        self.queue.done(owner, key.node, end);
+        self.queue.done(owner, key.node, end, self.now);
         true
     }
 

@@ -54,7 +54,7 @@ impl Machine {
                 continue;
             }
             // Its packets have waited in vain, and nobody asks any more.
-            self.queue.done(owner, key.node, End::Other);
+            self.queue.done(owner, key.node, End::Other, self.now);
             if let Some(record) = self.table.get_mut(key) {
                 record.work = Work::Idle;
                 record.waiting = None;
@@ -124,7 +124,7 @@ impl Machine {
                 self.clear_timer(key, Timer::Handshake);
                 self.counters.cancelled += 1;
                 self.act(Action::Cancel { pair: key, attempt });
-                self.queue.done(owner, key.node, End::Other);
+                self.queue.done(owner, key.node, End::Other, self.now);
             }
             Work::BackOff { .. } => self.clear_timer(key, Timer::Retry),
             Work::Idle => {}

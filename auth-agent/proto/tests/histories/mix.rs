@@ -84,7 +84,8 @@ impl World {
     fn svid_rotates(&mut self) {
         let identity = self.some_pair().local;
         self.model.forgive(|pair, why| {
-            let network = matches!(why, FailureKind::Overload | FailureKind::Protocol) || why.is_network();
+            let network = matches!(why, FailureKind::Overload | FailureKind::Malformed | FailureKind::Closed)
+                || why.is_network();
             pair.involves(identity) && !network
         });
         self.handle(Event::SvidRotated { identity });
@@ -203,7 +204,7 @@ impl World {
         let pair = self.some_pair();
         let attempt = u64::MAX - self.rng.below(5);
         if self.rng.percent(50) {
-            self.handle(Event::HandshakeFailed { pair, attempt, why: FailureKind::Protocol });
+            self.handle(Event::HandshakeFailed { pair, attempt, why: FailureKind::Closed });
         } else {
             let via = Via::Dialled { attempt };
             let not_after = self.now + SECOND;

@@ -374,7 +374,7 @@ impl World {
             }
         }
         self.handle(Event::Tick);
-        for (pair, tally) in self.parking.expire(self.now) {
+        for (pair, frames) in self.parking.expire(self.now) {
             self.check(!self.profile.honest, "a frame expired in an honest world");
             let deadline = self.profile.parking.deadline;
             let mut count = 0;
@@ -384,8 +384,8 @@ impl World {
                     count += 1;
                 }
             }
-            self.waiting -= count as usize;
-            self.check(count == tally.frames, "expired frames");
+            self.waiting -= count;
+            self.check(count == frames.len(), "expired frames");
         }
         let later = self.machine.poll_timeout().is_none_or(|(at, _)| at > self.now);
         self.check(later, "a timer that is due did not run");

@@ -10,7 +10,7 @@ use countersign_auth_proto::{
 use crate::node::{A, AB, B, Node, starts, timed_starts};
 
 const LASTING: [FailureKind; 4] =
-    [FailureKind::Untrusted, FailureKind::WrongIdentity, FailureKind::Expired, FailureKind::Protocol];
+    [FailureKind::Untrusted, FailureKind::WrongIdentity, FailureKind::Expired, FailureKind::Malformed];
 
 /// Sends a packet every millisecond and fails every handshake at once; returns when handshakes started.
 fn flood(node: &mut Node, why: FailureKind, span: u64) -> Vec<u64> {

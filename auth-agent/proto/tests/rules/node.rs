@@ -79,7 +79,7 @@ impl Node {
                 Action::Release { pair } => {
                     self.released.extend(self.parking.release(pair).map(|parked| parked.frame));
                 }
-                Action::Discard { pair, .. } => self.discarded += self.parking.discard(pair).frames,
+                Action::Discard { pair, .. } => self.discarded += self.parking.discard(pair).count() as u64,
                 _ => {}
             }
             actions.push(action);
@@ -97,7 +97,8 @@ impl Node {
             let Some(at) = next.filter(|at| *at <= end) else { break };
             self.now = self.now.max(at);
             let actions = self.event(Event::Tick);
-            self.expired += self.parking.expire(self.now).iter().map(|(_, tally)| tally.frames).sum::<u64>();
+            self.expired +=
+                self.parking.expire(self.now).iter().map(|(_, frames)| frames.len() as u64).sum::<u64>();
             log.extend(actions.into_iter().map(|action| (self.now, action)));
         }
         self.now = end;

@@ -1,7 +1,13 @@
-//! What the eBPF programs cost per packet, by `BPF_PROG_TEST_RUN`: the least of ten runs. The kernel's own part
-//! in a run (25 to 30 ns on most machines) is in every figure; the first row is next to nothing else.
+//! What the eBPF programs cost per packet, read in three ways.
+//!
+//! - In a loop: `BPF_PROG_TEST_RUN` of one packet many times, the least of ten runs. Caches are warm. The
+//!   kernel's own part in a run is in every figure; the first row is next to nothing else.
+//! - One by one: a call for every packet, each the first of its flow. A call leaves caches cold and reads the
+//!   clock twice; the row of a program that does next to nothing says what that costs by itself.
+//! - Real packets: ten thousand flows to ten thousand peers through a veth pair, timed by the kernel
+//!   (`BPF_ENABLE_STATS`), the clock's two readings included.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::thread;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
@@ -107,8 +113,7 @@ impl Bench {
         self.datapath.ipcache_upsert(A.into(), IpEntry { identity: A_IDENTITY, node: 0, flags: local })?;
         self.datapath.ipcache_upsert(B.into(), IpEntry { identity: B_IDENTITY, node: 0, flags: local })?;
         for number in 0..PEERS {
-            let [_, _, high, low] = number.to_be_bytes();
-            let ip = IpAddr::from([10, 1, high, low]);
+            let ip = IpAddr::V4(peer_ip(number));
             let entry = IpEntry { identity: 10_000 + number, node: 7, flags: flag::POD };
             self.datapath.ipcache_upsert(ip.into(), entry)?;
             self.allow(1, EGRESS, 10_000 + number, auth_type::NONE)?;
@@ -118,11 +123,16 @@ impl Bench {
     }
 
     fn allow(&mut self, slot: u16, direction: u8, identity: u32, auth: u8) -> Result<()> {
+        self.allow_one(slot, direction, proto::TCP, identity, auth)?;
+        Ok(self.datapath.epoch_bump_policy(slot)?)
+    }
+
+    fn allow_one(&mut self, slot: u16, direction: u8, protocol: u8, identity: u32, auth: u8) -> Result<()> {
         let key = PolicyKey {
             identity,
             slot_be: slot.to_be(),
             direction,
-            protocol: proto::TCP,
+            protocol,
             port_be: 80u16.to_be(),
             pad: 0,
         };
@@ -133,8 +143,7 @@ impl Bench {
             prefix_bits: PREFIX_PORT,
             ..PolicyEntry::default()
         };
-        self.datapath.policy_apply(&[PolicyOp::Upsert(PolicyTable::Exact, key, entry)])?;
-        Ok(self.datapath.epoch_bump_policy(slot)?)
+        Ok(self.datapath.policy_apply(&[PolicyOp::Upsert(PolicyTable::Exact, key, entry)])?)
     }
 
     /// Both halves ask for a proof from here on, and have it.
@@ -167,13 +176,10 @@ impl Bench {
             self.row(TO_POD, "established", b, &data_in, PASS)?,
             self.row(TO_POD, "reply", a, &answer, PASS)?,
             self.row(FROM_POD, "denied, event suppressed", a, &denied, DROP)?,
-            self.singles(
-                "first packet, one by one, table entry made",
-                |port| out.tcp(port, 80, tcp::SYN),
-                PASS,
-            )?,
         ];
+        rows.extend(self.one_by_one(&out)?);
         rows.push(self.delivered(&out)?);
+        rows.extend(self.real_packets()?);
         self.require()?;
         rows.push(self.row(FROM_POD, "authenticated, first packet (SYN)", a, &syn, PASS)?);
         rows.push(self.row(FROM_POD, "authenticated, established", a, &data, PASS)?);
@@ -213,17 +219,64 @@ impl Bench {
         self.finish(program, case, least as f64)
     }
 
-    /// The mean over packets of which each is the first of its flow. Cold caches are part of it, and two
-    /// readings of the clock.
-    fn singles(&mut self, case: &'static str, packet: impl Fn(u16) -> Vec<u8>, want: i32) -> Result<Row> {
+    /// What a call costs by itself, then a first packet that makes its table entry, with that and without.
+    fn one_by_one(&mut self, out: &Craft) -> Result<[Row; 3]> {
+        let syn = |port| out.tcp(port, 80, tcp::SYN);
+        let call = self.singles(FROM_WIRE, "one by one: nothing to watch for (the call)", syn, PASS)?;
+        let first = self.singles(FROM_POD, "one by one: first packet, table entry made", syn, PASS)?;
+        let less = first.ns_per_packet - call.ns_per_packet;
+        let case = "one by one: first packet, less the call";
+        Ok([call, first, self.finish(FROM_POD, case, less)?])
+    }
+
+    /// The mean over packets of which each is the first of its flow.
+    fn singles(
+        &mut self,
+        program: &'static str,
+        case: &'static str,
+        packet: impl Fn(u16) -> Vec<u8>,
+        want: i32,
+    ) -> Result<Row> {
         let mut sum = 0;
         for port in 0..SINGLES {
-            let run =
-                self.datapath.test_run(FROM_POD, &packet(10_000 + port), &Skb::on(self.a.ifindex), 1)?;
+            let run = self.datapath.test_run(program, &packet(10_000 + port), &Skb::on(self.a.ifindex), 1)?;
             ensure!(run.action == want, "{case}: {} instead of {want}", run.action);
             sum += run.nanoseconds;
         }
-        self.finish(FROM_POD, case, sum as f64 / f64::from(SINGLES))
+        self.finish(program, case, sum as f64 / f64::from(SINGLES))
+    }
+
+    /// A datagram to each of the peers, and another one.
+    fn real_packets(&mut self) -> Result<[Row; 2]> {
+        for peer in 0..PEERS {
+            self.allow_one(1, EGRESS, proto::UDP, 10_000 + peer, auth_type::NONE)?;
+        }
+        self.datapath.epoch_bump_policy(1)?;
+        plumb()?;
+        let socket = UdpSocket::bind((A, 0)).context("a socket on the pod's address")?;
+        let timing = Datapath::time_runs()?;
+        let first = self.through(&socket, "real packets: first of 10,000 flows to 10,000 peers")?;
+        let second = self.through(&socket, "real packets: established, 10,000 flows in turns")?;
+        drop(timing);
+        Ok([first, second])
+    }
+
+    fn through(&mut self, socket: &UdpSocket, case: &'static str) -> Result<Row> {
+        let (runs, took) = self.datapath.timed_runs(FROM_POD)?;
+        let passed = self.passed()?;
+        for peer in 0..PEERS {
+            socket.send_to(&[0; 64], (peer_ip(peer), 80)).context("sending through the pod's device")?;
+        }
+        let passed = self.passed()? - passed;
+        ensure!(passed >= u64::from(PEERS), "{case}: {passed} of {PEERS} passed");
+        let (all, sum) = self.datapath.timed_runs(FROM_POD)?;
+        self.finish(FROM_POD, case, (sum - took).as_nanos() as f64 / (all - runs) as f64)
+    }
+
+    fn passed(&self) -> Result<u64> {
+        let rows = self.datapath.metrics()?;
+        let row = rows.iter().find(|row| (row.direction, row.reason) == (metrics::EGRESS, reason::FORWARDED));
+        Ok(row.map_or(0, |row| row.counter.packets))
     }
 
     /// As above, and every one of the events must have come out of the ring.
@@ -231,7 +284,7 @@ impl Bench {
         let case = "denied, event delivered, one by one";
         let mut events = self.datapath.take_events().context("the events are somebody else's")?;
         while events.next().is_some() {}
-        let row = self.singles(case, |port| out.tcp(port, 81, tcp::SYN), DROP)?;
+        let row = self.singles(FROM_POD, case, |port| out.tcp(port, 81, tcp::SYN), DROP)?;
         let got = std::iter::from_fn(|| events.next()).count();
         let lost = self.lost()?;
         ensure!(got + lost >= usize::from(SINGLES) && lost == 0, "{got} events, {lost} lost");
@@ -253,12 +306,33 @@ impl Bench {
 
 const _: () = assert!((SINGLES as u32) < limits::EVENTS_PER_SLOT);
 
+const fn peer_ip(number: u32) -> Ipv4Addr {
+    let [_, _, high, low] = number.to_be_bytes();
+    Ipv4Addr::new(10, 1, high, low)
+}
+
+/// The way of the first pod's packets, in the one namespace there is: out of its device, to the host's MAC.
+fn plumb() -> Result<()> {
+    for line in [
+        "link set cs_bench_a address 02:00:00:00:01:01 up",
+        "link set cs_bench_ap address 02:00:00:00:00:01 up",
+        "address add 10.0.1.10/32 dev cs_bench_ap",
+        "neighbour add 10.0.0.1 lladdr 02:00:00:00:01:01 dev cs_bench_ap",
+        "route add 10.1.0.0/16 via 10.0.0.1 dev cs_bench_ap onlink src 10.0.1.10",
+    ] {
+        ip(line)?;
+    }
+    Ok(())
+}
+
+fn ip(line: &str) -> Result<()> {
+    let status = std::process::Command::new("ip").args(line.split(' ')).status().context("running ip")?;
+    ensure!(status.success(), "ip {line}: {status}");
+    Ok(())
+}
+
 fn endpoint(device: &str, slot: u16, identity: u32, ip: IpAddr) -> Result<EndpointConfig> {
-    let status = std::process::Command::new("ip")
-        .args(["link", "add", device, "type", "veth", "peer", "name", &format!("{device}p")])
-        .status()
-        .context("running ip")?;
-    ensure!(status.success(), "making {device}: {status}");
+    self::ip(&format!("link add {device} type veth peer name {device}p"))?;
     let IpAddr::V4(ip4) = ip else { anyhow::bail!("{ip} is not IPv4") };
     let ifindex = nix::net::if_::if_nametoindex(device)?;
     let last = slot as u8;

@@ -1,4 +1,5 @@
-//! `first-datagram`: whether a lone datagram of a fresh pair arrives, and a burst in order.
+//! `first-datagram`: whether a lone datagram of a fresh pair arrives, a burst in order, and a stream in order
+//! that does not stop while its pair is proved.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -11,7 +12,10 @@ use countersign_e2e::udp::{self, Receiver};
 use countersign_e2e::world::{Place, World, WorldOptions};
 use serde::Serialize;
 
-use crate::limits::{BURST_DATAGRAMS, BURST_PAIRS, BURST_PODS, DATAGRAM_PAIRS, DATAGRAM_PODS, QUIET};
+use crate::limits::{
+    BURST_DATAGRAMS, BURST_PAIRS, BURST_PODS, DATAGRAM_PAIRS, DATAGRAM_PODS, QUIET, STREAM_DATAGRAMS,
+    STREAM_GAP, STREAM_PAUSE,
+};
 use crate::report::{self, ms};
 use crate::scene::{self, Group};
 
@@ -20,7 +24,7 @@ const CLIENTS: Group = Group { name: "client", node: "node1", app: "client", cou
 const NEAR: Group = Group { name: "near", node: "node1", app: "server", count: DATAGRAM_PODS / 2 };
 const FAR: Group = Group { name: "far", node: "node2", app: "server", count: DATAGRAM_PODS / 2 };
 
-/// Both parts in sum.
+/// All parts in sum.
 #[derive(Serialize)]
 struct Report {
     sent: u64,
@@ -28,6 +32,19 @@ struct Report {
     duplicates: u64,
     reordered: u64,
 }
+
+/// How the datagrams of a part follow each other.
+struct Pace {
+    /// Datagrams of each pair.
+    count: u32,
+    /// Between two of them.
+    gap: Duration,
+    /// Between the first ones of two pairs.
+    pause: Duration,
+}
+
+const AT_ONCE: Pace = Pace { count: 1, gap: Duration::ZERO, pause: Duration::ZERO };
+const STREAM: Pace = Pace { count: STREAM_DATAGRAMS, gap: STREAM_GAP, pause: STREAM_PAUSE };
 
 /// What became of one part.
 struct Part {
@@ -37,7 +54,7 @@ struct Part {
     latencies: Samples,
 }
 
-/// Runs both parts and prints them.
+/// Runs all parts and prints them.
 pub fn run(json: bool) -> Result<()> {
     let world = scene::up(
         WorldOptions::new("benchfd")?,
@@ -45,12 +62,22 @@ pub fn run(json: bool) -> Result<()> {
         vec![scene::required(&["UDP/9001"])],
     )?;
     let stage = Stage::new(&world)?;
-    scene::flush(&world)?;
-    let alone = stage.send("1,000 pairs, one datagram each", &stage.alone(), 1, Duration::from_millis(1))?;
-    scene::flush(&world)?;
-    let burst =
-        stage.send("100 pairs, 20 datagrams at once", &stage.burst(), BURST_DATAGRAMS, Duration::ZERO)?;
-    let parts = [alone, burst];
+    let parts = [
+        (
+            "1,000 pairs, one datagram each",
+            stage.alone(),
+            Pace { pause: Duration::from_millis(1), ..AT_ONCE },
+        ),
+        ("100 pairs, 20 datagrams at once", stage.burst(), Pace { count: BURST_DATAGRAMS, ..AT_ONCE }),
+        ("100 pairs, 200 datagrams while they are proved", stage.burst(), STREAM),
+    ];
+    let parts: Vec<Part> = parts
+        .into_iter()
+        .map(|(name, pairs, pace)| {
+            scene::flush(&world)?;
+            stage.send(name, &pairs, &pace)
+        })
+        .collect::<Result<_>>()?;
     print(&parts);
     let sum = |of: fn(&Part) -> u64| parts.iter().map(of).sum();
     report::json(
@@ -96,24 +123,23 @@ impl Stage {
         (0..BURST_PAIRS).map(|n| (n % BURST_PODS, n / BURST_PODS)).collect()
     }
 
-    /// Sends `count` datagrams for each of `pairs`, `pause` between two pairs, and waits for what comes.
-    fn send(
-        &self,
-        name: &'static str,
-        pairs: &[(usize, usize)],
-        count: u32,
-        pause: Duration,
-    ) -> Result<Part> {
+    /// Sends to `pairs`, one after the other, and waits for what comes.
+    fn send(&self, name: &'static str, pairs: &[(usize, usize)], pace: &Pace) -> Result<Part> {
         self.receiver.take();
         let start = probe::now();
         for (flow, &(client, server)) in (0_u32..).zip(pairs) {
-            udp::sleep_until(start + pause * flow);
-            for number in 0..count {
+            udp::sleep_until(start + pace.pause * flow);
+            let first = probe::now();
+            for number in 0..pace.count {
+                // Sleeping takes longer than most gaps.
+                while probe::now() < first + pace.gap * number {
+                    std::hint::spin_loop();
+                }
                 let probe = Probe::now(flow, number).encode();
                 self.clients[client].send_to(&probe, self.servers[server]).context("send")?;
             }
         }
-        let sent = pairs.len() as u64 * u64::from(count);
+        let sent = pairs.len() as u64 * u64::from(pace.count);
         self.receiver.wait(sent, QUIET);
         // One that comes twice comes soon after the first.
         std::thread::sleep(Duration::from_millis(500));

@@ -21,6 +21,12 @@ pub const BURST_PAIRS: usize = 100;
 pub const BURST_PODS: usize = 10;
 /// Datagrams of each of them.
 pub const BURST_DATAGRAMS: u32 = 20;
+/// Datagrams of each pair of the stream: fewer than a pair may park, so that none is lost.
+pub const STREAM_DATAGRAMS: u32 = 200;
+/// Between two of them: the whole takes several times a handshake, so that the proof comes in the middle.
+pub const STREAM_GAP: Duration = Duration::from_micros(20);
+/// Between two pairs of the stream.
+pub const STREAM_PAUSE: Duration = Duration::from_millis(10);
 /// Nothing new for so long, and no more will come: parked frames are discarded after 5 s.
 pub const QUIET: Duration = Duration::from_secs(6);
 

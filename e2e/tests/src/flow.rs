@@ -4,7 +4,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use crate::{tcp, udp};
 #[derive(Debug)]
 pub struct Datagrams {
     stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU32>,
     thread: JoinHandle<u32>,
 }
 
@@ -25,8 +26,8 @@ impl Datagrams {
     /// Starts to send flow `flow` from `socket` to `to`, `rate` per second.
     #[must_use]
     pub fn start(socket: UdpSocket, to: SocketAddr, flow: u32, rate: u32) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
+        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+        let (stopped, counted) = (stop.clone(), sent.clone());
         let thread = std::thread::spawn(move || {
             let (start, mut number) = (probe::now(), 0);
             while !stopped.load(Ordering::Relaxed) {
@@ -34,10 +35,17 @@ impl Datagrams {
                 // A full send queue is a loss like any other: the number is used up, and missed by the receiver.
                 let _ = socket.send_to(&Probe::now(flow, number).encode(), udp::mapped(to));
                 number += 1;
+                counted.store(number, Ordering::Relaxed);
             }
             number
         });
-        Self { stop, thread }
+        Self { stop, sent, thread }
+    }
+
+    /// How many were sent so far.
+    #[must_use]
+    pub fn sent(&self) -> u32 {
+        self.sent.load(Ordering::Relaxed)
     }
 
     /// Stops, and says how many were sent.

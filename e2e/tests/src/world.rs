@@ -94,20 +94,10 @@ impl World {
         Ok(world)
     }
 
-    /// Waits until every pod runs and the nodes know each other's keys.
+    /// Waits until every pod runs, and every node knows all of them and the other nodes' keys.
     fn wait_ready(&self) -> Result<()> {
         self.lab.wait_pods(READY)?;
-        if self.lab.config().agent == AgentMode::None {
-            return Ok(());
-        }
-        for node in self.lab.nodes() {
-            let agent = Agent::new(node.agent_socket())?;
-            eventually("the way to every other node is encrypted", READY, || {
-                let status = agent.encrypt_status()?;
-                Ok(status.is_encrypted() && status.peers.len() + 1 == usize::from(self.lab.config().nodes))
-            })?;
-        }
-        Ok(())
+        self.lab.wait_known(READY)
     }
 
     /// The lab itself.

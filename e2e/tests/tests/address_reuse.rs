@@ -1,4 +1,5 @@
-//! A pod's address passes to another pod while the peer's node hears nothing from the cluster. Needs root.
+//! Whose an address is: it passes to another pod while the peer's node hears nothing from the cluster; a node
+//! says of one of its pods that it is another. Needs root.
 
 use std::path::Path;
 use std::process::Command;
@@ -61,6 +62,40 @@ fn a_successor_does_not_pass_as_its_predecessor() -> Result<()> {
             Ok(refused.auth_list()?.iter().any(|pair| pair.last_error.is_some()))
         })?;
         drop(server);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_node_cannot_pass_one_of_its_pods_off_as_another() -> Result<()> {
+    let copies = tempfile::tempdir()?;
+    let documents = [
+        Pod::new("web", "node1", "web").yaml(),
+        Pod::new("client", "node2", "client").yaml(),
+        policy("web", "web", &[Rule { peer: "client", ports: &[], required: true }], &[]),
+    ];
+    in_world(WorldOptions::new("lie")?, &documents, |world| {
+        world.apply("thief.yaml", &[Pod::new("thief", "node2", "client").yaml()])?;
+        world.lab().wait_pods(SOON)?;
+        world.lab().wait_known(SOON)?;
+        let (thief, client) = (world.place("thief")?, world.place("client")?);
+        let web = world.place("web")?;
+        let to = web.address(false)?;
+        let _server = Server::start(&web.space, 80, "hello")?;
+        ensure!(curl(&thief.space, to, 80)?.exit == 0, "while it is a client it is let through");
+
+        // Node 2 goes on saying that the thief's address is a client's, and can prove to be a client's node.
+        freeze(world, "node2", copies.path())?;
+        world.apply("thief.yaml", &[Pod::new("thief", "node2", "attacker").yaml()])?;
+        eventually("the cluster's word counts", SOON, || Ok(curl(&thief.space, to, 80)?.exit == 28))?;
+        for _ in 0..3 {
+            // A handshake of the true client has the lie in it as well.
+            let answer = curl(&client.space, to, 80)?;
+            ensure!(answer.exit == 0, "the client is locked out by its neighbour: {answer:?}");
+            let answer = curl(&thief.space, to, 80)?;
+            ensure!(answer.exit == 28 && answer.body.is_empty(), "the thief was let through: {answer:?}");
+            world.agent("node1")?.auth_flush()?;
+        }
         Ok(())
     })
 }

@@ -7,14 +7,17 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use countersign_e2e::flow::Datagrams;
 use countersign_e2e::manifests::{Pod, Rule, policy};
-use countersign_e2e::probe::Probe;
+use countersign_e2e::probe::{self, Probe};
 use countersign_e2e::process;
 use countersign_e2e::sequence::Totals;
 use countersign_e2e::udp::{self, Receiver};
-use countersign_e2e::world::{World, WorldOptions, in_world};
+use countersign_e2e::world::{World, WorldOptions, eventually, in_world};
 
 const PORT: u16 = 9000;
 const SIDE: usize = 6;
+const PAIRS: u32 = (SIDE * SIDE) as u32;
+/// Nothing new for so long, and no more will come: parked frames are discarded after 5 s.
+const QUIET: Duration = Duration::from_secs(6);
 
 /// As many clients as servers; the servers are on both nodes.
 fn cast() -> Vec<String> {
@@ -43,24 +46,35 @@ impl Stage {
     }
 
     /// Sends `count` datagrams for every pair, those of a pair one after the other, and says what came.
-    fn send(&self, count: u32) -> Result<(u64, Totals)> {
-        for pair in 0..SIDE * SIDE {
-            let (client, server) = (pair % SIDE, pair / SIDE);
+    fn send(&self, count: u32, gap: Duration) -> Result<(u64, Totals)> {
+        for pair in 0..PAIRS {
+            let first = probe::now();
             for number in 0..count {
-                let probe = Probe::now(u32::try_from(pair)?, number).encode();
-                self.clients[client].send_to(&probe, self.servers[server])?;
+                // Sleeping takes longer than the gaps.
+                while probe::now() < first + gap * number {
+                    std::hint::spin_loop();
+                }
+                self.send_one(pair, number)?;
             }
         }
-        let sent = (SIDE * SIDE) as u64 * u64::from(count);
-        self.receiver.wait(sent, Duration::from_secs(6));
-        std::thread::sleep(Duration::from_millis(200));
-        Ok((sent, self.receiver.take().ledger.totals()))
+        let sent = u64::from(PAIRS * count);
+        self.receiver.wait(sent, QUIET);
+        // Whatever comes twice is on its way by now, and before this one.
+        (0..PAIRS).try_for_each(|pair| self.send_one(pair, count))?;
+        self.receiver.wait(sent + u64::from(PAIRS), QUIET);
+        Ok((sent + u64::from(PAIRS), self.receiver.take().ledger.totals()))
+    }
+
+    fn send_one(&self, pair: u32, number: u32) -> Result<()> {
+        let (client, server) = (pair as usize % SIDE, pair as usize / SIDE);
+        self.clients[client].send_to(&Probe::now(pair, number).encode(), self.servers[server])?;
+        Ok(())
     }
 }
 
-fn each_arrives_once_in_order(name: &str, ipv6: bool, count: u32) -> Result<()> {
+fn each_arrives_once_in_order(name: &str, ipv6: bool, count: u32, gap: Duration) -> Result<()> {
     in_world(WorldOptions::new(name)?, &cast(), |world| {
-        let (sent, totals) = Stage::new(world, ipv6)?.send(count)?;
+        let (sent, totals) = Stage::new(world, ipv6)?.send(count, gap)?;
         ensure!(totals == Totals { received: sent, duplicates: 0, reordered: 0 }, "{sent} sent, {totals:?}");
         Ok(())
     })
@@ -68,17 +82,23 @@ fn each_arrives_once_in_order(name: &str, ipv6: bool, count: u32) -> Result<()> 
 
 #[test]
 fn a_lone_datagram_of_a_fresh_pair_arrives_once() -> Result<()> {
-    each_arrives_once_in_order("alone", false, 1)
+    each_arrives_once_in_order("alone", false, 1, Duration::ZERO)
 }
 
 #[test]
 fn a_burst_of_a_fresh_pair_arrives_in_order() -> Result<()> {
-    each_arrives_once_in_order("burst", false, 20)
+    each_arrives_once_in_order("burst", false, 20, Duration::ZERO)
 }
 
 #[test]
 fn a_burst_over_ipv6_arrives_in_order() -> Result<()> {
-    each_arrives_once_in_order("burst6", true, 20)
+    each_arrives_once_in_order("burst6", true, 20, Duration::ZERO)
+}
+
+#[test]
+fn a_stream_stays_in_order_while_its_pair_is_proved() -> Result<()> {
+    // Several times as long as a handshake, and no more than a pair may park.
+    each_arrives_once_in_order("stream", false, 200, Duration::from_micros(20))
 }
 
 #[test]
@@ -94,10 +114,12 @@ fn a_pair_that_cannot_prove_itself_does_not_make_a_storm() -> Result<()> {
         let receiver = Receiver::start(vec![udp::socket(&web.space, PORT)?]);
         let to = SocketAddr::new(web.address(false)?, PORT);
         let datagrams = Datagrams::start(udp::socket(&nobody.space, 0)?, to, 0, 1000);
-        // Past the first, quick steps of the back-off.
-        std::thread::sleep(Duration::from_secs(5));
-        let (failed, cpu) = (failures(world)?, process::cpu_seconds(pid)?);
-        std::thread::sleep(Duration::from_secs(10));
+        // Past the first, quick steps of the back-off: the sixth is 3 s.
+        eventually("the first tries have failed", Duration::from_secs(30), || Ok(failures(world)? >= 5))?;
+        let (failed, cpu, sent) = (failures(world)?, process::cpu_seconds(pid)?, datagrams.sent());
+        eventually("10 s worth of packets is sent", Duration::from_secs(60), || {
+            Ok(datagrams.sent() >= sent + 10_000)
+        })?;
         let (failed, cpu) = (failures(world)? - failed, process::cpu_seconds(pid)? - cpu);
         datagrams.stop()?;
         ensure!(receiver.received().ledger.totals().received == 0, "an unproved pod got through");

@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn what_comes_from_elsewhere_is_escaped() {
-        let text = show("n", &svid(), 2_000, Paint::default());
+        let text = show("n", &svid(), 2_000, Paint::new(false));
         assert!(!text.contains('\u{1b}') && text.contains("spiffe://lab/identity/300"), "{text}");
     }
 
@@ -144,7 +144,7 @@ mod tests {
             }],
             ..SpireStatus::default()
         };
-        let text = self::status(&status, 2_000, Paint::default());
+        let text = self::status(&status, 2_000, Paint::new(false));
         assert!(
             text.contains("2 past their time") && text.contains("shop/web") && text.contains("no entry"),
             "{text}"

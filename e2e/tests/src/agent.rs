@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use countersign_agent_api::{
-    AuthEntry, AuthFlushed, Client, EncryptStatus, EndpointEntry, FlowEvent, ObserveRequest,
+    AuthEntry, AuthFlushed, Client, EncryptStatus, EndpointEntry, FlowEvent, ObserveRequest, SpireStatus,
 };
 use countersign_agent_api::{Request, Status};
 use serde::de::DeserializeOwned;
@@ -60,6 +60,14 @@ impl Agent {
     /// See [`Self::call`].
     pub fn encrypt_status(&self) -> Result<EncryptStatus> {
         self.call(&Request::EncryptStatus)
+    }
+
+    /// Where its SVIDs come from, and what it holds.
+    ///
+    /// # Errors
+    /// See [`Self::call`].
+    pub fn spire_status(&self) -> Result<SpireStatus> {
+        self.call(&Request::SpireStatus)
     }
 
     /// Every pair it knows.

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use countersign_lab::ns::Space;
-use countersign_lab::{AgentMode, Lab, LabName, LabOptions, Parking, PodKey, Target, down};
+use countersign_lab::spire::{Spire, Tuning};
+use countersign_lab::{AgentMode, IdentitySource, Lab, LabName, LabOptions, Parking, PodKey, Target, down};
 use nix::sys::signal::Signal;
 
 use crate::agent::Agent;
@@ -25,6 +26,8 @@ pub struct WorldOptions {
     pub name: LabName,
     /// Whether first packets wait for the proof.
     pub parking: Parking,
+    /// Where SVIDs come from.
+    pub identity_source: IdentitySource,
     /// Life of the SVIDs.
     pub svid_ttl: Duration,
     /// What enforces.
@@ -34,6 +37,15 @@ pub struct WorldOptions {
 }
 
 impl WorldOptions {
+    /// The same with real SPIRE, set up to be quick.
+    ///
+    /// # Errors
+    /// Where `name` cannot be a lab's.
+    pub fn with_spire(name: &str) -> Result<Self> {
+        let identity_source = IdentitySource::Spire { tuning: Tuning::Fast };
+        Ok(Self { identity_source, ..Self::new(name)? })
+    }
+
     /// Two nodes, parking, SVIDs that last.
     ///
     /// # Errors
@@ -42,6 +54,7 @@ impl WorldOptions {
         Ok(Self {
             name: name.parse()?,
             parking: Parking::On,
+            identity_source: IdentitySource::Embedded,
             svid_ttl: Duration::from_secs(3600),
             agent: AgentMode::Countersign,
             agent_args: Vec::new(),
@@ -83,6 +96,7 @@ impl World {
         down::down(&options.name).context("take an older lab down")?;
         let lab = Lab::up(&LabOptions {
             parking: options.parking,
+            identity_source: options.identity_source,
             svid_ttl: options.svid_ttl,
             agent: options.agent,
             agent_args: options.agent_args,
@@ -109,6 +123,14 @@ impl World {
     /// The same, to change it.
     pub const fn lab_mut(&mut self) -> &mut Lab {
         &mut self.lab
+    }
+
+    /// Its SPIRE.
+    ///
+    /// # Errors
+    /// Where it has none.
+    pub fn spire(&self) -> Result<Spire> {
+        Spire::of(self.lab.config())
     }
 
     /// Its name.

@@ -100,6 +100,22 @@ pub fn spawn(config: &SpireConfig) -> Result<(SvidSource, mpsc::Receiver<Update>
     Ok((handle, updates_rx))
 }
 
+/// The SPIFFE IDs whose keys SPIRE's agent gives to a delegate that claims these selectors (pairs of a type and a
+/// value): what somebody with root on the node can get from it. For audits and tests.
+///
+/// # Errors
+/// What SPIRE's agent answers instead, or that it does not answer within `patience`.
+pub async fn obtainable(
+    admin_socket: &std::path::Path,
+    selectors: Vec<(String, String)>,
+    patience: std::time::Duration,
+) -> Result<BTreeSet<String>, String> {
+    let channel = channel(admin_socket).map_err(|error| error.to_string())?;
+    let reference = Reference::Selectors(selectors);
+    let asked = subscription::ask_once(channel, &reference);
+    tokio::time::timeout(patience, asked).await.map_err(|_| format!("no answer within {patience:?}"))?
+}
+
 /// Connects when it is used, and again when the socket was made anew.
 fn channel(socket: &std::path::Path) -> Result<Channel, tonic::transport::Error> {
     Ok(Endpoint::from_shared(format!("unix:{}", socket.display()))?.connect_lazy())

@@ -91,7 +91,7 @@ pub const ROOMS: &[Room] = &[
     with_aya(room(AGENT, "auth-agent/agent", Kind::Program, AGENT_IMPORTS)),
     room(LAB, "e2e/lab", Kind::Program, &[API, CLUSTER, POLICY, CERTS, SPIRE_PROTO]),
     room("countersign-cli", "cli", Kind::Program, &[API, POLICY, SPIRE_PROTO, LAB]),
-    room(E2E, "e2e/tests", Kind::Program, &[API, LAB, CERTS, POLICY, AUTH_PROTO, SPIRE_PROTO]),
+    room(E2E, "e2e/tests", Kind::Program, &[API, LAB, CERTS, POLICY, AUTH_PROTO, SPIRE, SPIRE_PROTO]),
     with_aya(room(
         "countersign-bench",
         "bench",

@@ -12,6 +12,7 @@ pub mod manifests;
 pub mod probe;
 pub mod process;
 pub mod sequence;
+pub mod spire;
 pub mod stats;
 pub mod tcp;
 pub mod udp;

@@ -9,9 +9,11 @@ use countersign_agent_api::{AuthState, SpireStatus};
 use countersign_e2e::flow::{Conversation, Datagrams};
 use countersign_e2e::http::{Server, curl};
 use countersign_e2e::manifests::{Pod, Rule, policy};
+use countersign_e2e::spire::{cilium_layout, obtainable, selector};
 use countersign_e2e::udp;
 use countersign_e2e::udp::Receiver;
 use countersign_e2e::world::{World, WorldOptions, eventually, in_world};
+use countersign_lab::PodState;
 
 const NODES: [&str; 2] = ["node1", "node2"];
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -66,9 +68,35 @@ fn the_story_with_spire() -> Result<()> {
             );
             ensure!(status.svids.first().is_some_and(|svid| svid.spiffe_id.ends_with(node)), "{status:?}");
         }
+        a_node_gets_the_identities_of_its_own_pods_and_no_others(world)?;
         ensure!(!holds(world, "node1", "nobody")?, "the registrar leaves out who is not to have one");
         a_pod_that_has_just_been_made_waits_for_its_svid(world)
     })
+}
+
+/// With root on node 1: every selector claimed at its SPIRE agent, in our layout of entries and in Cilium's.
+fn a_node_gets_the_identities_of_its_own_pods_and_no_others(world: &World) -> Result<()> {
+    let spire = world.spire()?;
+    let socket = spire.paths().admin_socket("node1");
+    let ids = |node: &str| -> Result<BTreeSet<String>> {
+        let svids = world.agent(node)?.spire_status()?.svids;
+        Ok(svids.into_iter().filter(|svid| svid.identity != 0).map(|svid| svid.spiffe_id).collect())
+    };
+    let (own, others) = (ids("node1")?, ids("node2")?);
+    ensure!(!own.is_empty() && others.len() >= 2, "{own:?} {others:?}");
+    let mut got = BTreeSet::new();
+    for pod in PodState::load_all(&world.lab().paths()) {
+        got.extend(obtainable(&socket, vec![selector(&pod)])?);
+    }
+    ensure!(got == own, "node 1 gets {got:?}, its own are {own:?}");
+    let all: Vec<String> = own.union(&others).cloned().collect();
+    let claimed = cilium_layout(&spire, &all)?;
+    eventually("Cilium's entries have reached the node", PATIENCE, || {
+        let got = obtainable(&socket, vec![claimed.clone()])?;
+        Ok(all.iter().all(|id| got.contains(id)))
+    })?;
+    println!("keys node 1 can get: {} of {} here, {} in Cilium's layout", got.len(), all.len(), all.len());
+    Ok(())
 }
 
 /// Its first packet is parked until SPIRE has issued what it needs.

@@ -1,12 +1,13 @@
 //! What SPIRE's agent says, as verified values.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use countersign_certs::{Bundle, SpiffeId, Svid, TrustDomain};
 use zeroize::Zeroize;
 
 use super::delegated::SubscribeToX509sviDsResponse;
+use super::proto::types::X509svid;
 use super::workload::X509svidResponse;
 use crate::limits::{MAX_SVIDS_PER_WORKLOAD, MAX_TRUST_DOMAINS};
 
@@ -25,14 +26,19 @@ pub(super) enum Said {
 pub(super) fn delegated(message: SubscribeToX509sviDsResponse, id: &SpiffeId) -> Said {
     let each = message.x509_svids.into_iter().take(MAX_SVIDS_PER_WORKLOAD).map(|mut entry| {
         let svid = entry.x509_svid.take().unwrap_or_default();
-        let of = svid.id.unwrap_or_default();
-        Candidate {
-            id: format!("spiffe://{}{}", of.trust_domain, of.path),
-            chain: svid.cert_chain,
-            key: std::mem::take(&mut entry.x509_svid_key),
-        }
+        Candidate { id: id_of(&svid), chain: svid.cert_chain, key: std::mem::take(&mut entry.x509_svid_key) }
     });
     choose(each.collect(), id)
+}
+
+/// Every ID in a message of the Delegated Identity API.
+pub(super) fn ids(message: &SubscribeToX509sviDsResponse) -> BTreeSet<String> {
+    message.x509_svids.iter().filter_map(|entry| entry.x509_svid.as_ref()).map(id_of).collect()
+}
+
+fn id_of(svid: &X509svid) -> String {
+    let id = svid.id.clone().unwrap_or_default();
+    format!("spiffe://{}{}", id.trust_domain, id.path)
 }
 
 /// The SVID of `id` in a message of the Workload API.

@@ -1,6 +1,6 @@
 //! Subscriptions to SPIRE's agent, each a task that goes on until it is aborted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use countersign_certs::{Bundle, SpiffeId, TrustDomain};
@@ -121,6 +121,15 @@ pub(super) async fn workload(
         tracing::debug!(id = %what.id, workload = what.workload.key, %why, "a subscription has ended");
         sleep(backoff.pause()).await;
     }
+}
+
+/// The IDs in the first answer about a workload.
+pub(super) async fn ask_once(channel: Channel, reference: &Reference) -> Result<BTreeSet<String>, String> {
+    let mut client = DelegatedIdentityClient::new(channel);
+    let answer = client.subscribe_to_x509svi_ds(request(reference)).await;
+    let mut stream = answer.map_err(|status| text(&status))?.into_inner();
+    let first = stream.message().await.map_err(|status| text(&status))?;
+    Ok(first.map(|message| message::ids(&message)).unwrap_or_default())
 }
 
 fn request(reference: &Reference) -> SubscribeToX509sviDsRequest {

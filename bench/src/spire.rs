@@ -1,0 +1,202 @@
+//! `spire`: how long a new pod waits for its first authenticated byte with real SPIRE, set up to be quick and as it is
+//! by default; and what a node can get out of a cluster of 5,000 identities, beside the layout that gives every node
+//! every key.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use countersign_e2e::manifests::{Pod, Rule, policy};
+use countersign_e2e::spire::{cilium_layout, create, obtainable};
+use countersign_e2e::stats::{Samples, rounded};
+use countersign_e2e::tcp::{self, Acceptor};
+use countersign_e2e::world::{World, WorldOptions, eventually};
+use countersign_lab::IdentitySource;
+use countersign_lab::process::Record;
+use countersign_lab::spire::{TRUST_DOMAIN, Tuning, parent_id};
+use serde::Serialize;
+
+use crate::report::{self, ms};
+
+/// Pods made one after the other where SPIRE is quick, and at once where it is not.
+const PODS: usize = 100;
+const SLOW_PODS: usize = 30;
+/// A cluster's identities, and those on one of its nodes.
+const IDENTITIES: usize = 5_000;
+const LOCAL: usize = 30;
+const PORT: u16 = 8001;
+/// The longest that anything of SPIRE may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[derive(Serialize)]
+struct Report {
+    pod_to_first_byte_p50_ms: f64,
+    p99_ms: f64,
+    default_p50_ms: f64,
+    default_p99_ms: f64,
+    keys_held: usize,
+    keys_held_all_identities: usize,
+    spire_agent_rss_mib: f64,
+    spire_agent_rss_all_identities_mib: f64,
+    sign_seconds: f64,
+    sign_seconds_all_identities: f64,
+}
+
+/// Runs all of it and prints it.
+pub fn run(json: bool) -> Result<()> {
+    let (quick, acceptor) = up("benchspire", Tuning::Fast)?;
+    let one_by_one = (0..PODS).map(|n| fresh_pod(&quick, n)).collect::<Result<Samples>>()?;
+    let keys = keys(&quick)?;
+    drop((acceptor, quick));
+    let (slow, _acceptor) = up("benchspdef", Tuning::Default)?;
+    let at_once = std::thread::scope(|scope| {
+        let pod = |n| (n, &slow);
+        let threads: Vec<_> =
+            (0..SLOW_PODS).map(pod).map(|(n, slow)| scope.spawn(move || fresh_pod(slow, n))).collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a pod's thread panicked"))?)
+            .collect::<Result<Samples>>()
+    })?;
+    let report = Report {
+        pod_to_first_byte_p50_ms: rounded(one_by_one.p50()),
+        p99_ms: rounded(one_by_one.p99()),
+        default_p50_ms: rounded(at_once.p50()),
+        default_p99_ms: rounded(at_once.p99()),
+        keys_held: keys.ours.keys,
+        keys_held_all_identities: keys.all.keys,
+        spire_agent_rss_mib: keys.ours.rss_mib,
+        spire_agent_rss_all_identities_mib: keys.all.rss_mib,
+        sign_seconds: keys.ours.seconds,
+        sign_seconds_all_identities: keys.all.seconds,
+    };
+    print(&report);
+    report::json(json, &report)
+}
+
+/// A server on node 2 that wants to know who comes.
+fn up(name: &str, tuning: Tuning) -> Result<(World, Acceptor)> {
+    let options =
+        WorldOptions { identity_source: IdentitySource::Spire { tuning }, ..WorldOptions::new(name)? };
+    let rule = Rule { peer: "client", ports: &["TCP/8001"], required: true };
+    let world = World::up(
+        options,
+        &[Pod::new("server", "node2", "server").yaml(), policy("servers", "server", &[rule], &[])],
+    )?;
+    eventually("the server has its SVID", PATIENCE, || {
+        Ok(world.agent("node2")?.spire_status()?.svids.iter().any(|svid| !svid.pods.is_empty()))
+    })?;
+    let acceptor = Acceptor::start(vec![tcp::listen(&world.place("server")?.space, PORT)?]);
+    Ok((world, acceptor))
+}
+
+/// From writing the manifest of a pod with an identity of its own to the end of its first `connect()`, which waits
+/// for both identities to be proved.
+fn fresh_pod(world: &World, number: usize) -> Result<Duration> {
+    let to = SocketAddr::new(world.place("server")?.address(false)?, PORT);
+    let name = format!("client-{number}");
+    let start = Instant::now();
+    world.apply(&format!("{name}.yaml"), &[Pod::new(&name, "node1", "client").label("who", &name).yaml()])?;
+    let mut socket = None;
+    eventually("the pod has a network", PATIENCE, || {
+        let running = world.agent("node1")?.endpoints()?.iter().any(|endpoint| endpoint.pod == name);
+        socket = if running {
+            world.place(&name).ok().and_then(|place| tcp::sockets(&place.space, to, 1).ok())
+        } else {
+            None
+        };
+        Ok(socket.is_some())
+    })?;
+    let socket = socket.and_then(|mut all| all.pop()).context("one socket")?;
+    let mut connected = tcp::timed_connect(&socket, to, PATIENCE);
+    // Before the pod's route is there, connecting is refused by its own kernel.
+    while connected.as_ref().is_err_and(|error| error.kind() != std::io::ErrorKind::TimedOut)
+        && start.elapsed() < PATIENCE
+    {
+        let place = world.place(&name)?;
+        let socket = tcp::sockets(&place.space, to, 1)?.pop().context("one socket")?;
+        connected = tcp::timed_connect(&socket, to, PATIENCE);
+    }
+    connected.with_context(|| format!("{name} reaches nobody"))?;
+    Ok(start.elapsed())
+}
+
+/// What one layout of entries gives a node, and what it costs there.
+struct Layout {
+    keys: usize,
+    rss_mib: f64,
+    seconds: f64,
+}
+
+struct Keys {
+    ours: Layout,
+    all: Layout,
+}
+
+/// 5,000 identities, 30 of them on node 1: with root there, how many keys can be had?
+fn keys(world: &World) -> Result<Keys> {
+    let spire = world.spire()?;
+    let socket = spire.paths().admin_socket("node1");
+    let id = |layout: &str, n: usize| format!("spiffe://{TRUST_DOMAIN}/{layout}/{n}");
+    let node = |n: usize| if n < LOCAL { "node1".to_owned() } else { format!("other{}", n / LOCAL) };
+    let selector = |n: usize| ("bench".to_owned(), format!("pod:{n}"));
+    let entries =
+        (0..IDENTITIES).map(|n| (id("bench", n), parent_id(&node(n)), selector(n).0, selector(n).1));
+    let begun = Instant::now();
+    create(&spire, entries)?;
+    let mut got = std::collections::BTreeSet::new();
+    let every: Vec<(String, String)> = (0..IDENTITIES).map(selector).collect();
+    eventually("node 1's entries have reached it", PATIENCE * 2, || {
+        got = obtainable(&socket, every.clone())?;
+        Ok(got.len() >= LOCAL)
+    })?;
+    let ours = Layout { keys: got.len(), rss_mib: rss_mib(world)?, seconds: begun.elapsed().as_secs_f64() };
+    let ids: Vec<String> = (0..IDENTITIES).map(|n| id("all", n)).collect();
+    let begun = Instant::now();
+    let claimed = cilium_layout(&spire, &ids)?;
+    eventually("all entries have reached it", PATIENCE * 5, || {
+        got = obtainable(&socket, vec![claimed.clone()])?;
+        Ok(got.len() >= IDENTITIES)
+    })?;
+    let all = Layout { keys: got.len(), rss_mib: rss_mib(world)?, seconds: begun.elapsed().as_secs_f64() };
+    ensure!(ours.keys == LOCAL, "node 1 can get {} keys, {LOCAL} are its own", ours.keys);
+    Ok(Keys { ours, all })
+}
+
+/// Resident memory of node 1's SPIRE agent.
+fn rss_mib(world: &World) -> Result<f64> {
+    let record = world.lab().paths().processes().join("spire-agent-node1.json");
+    let pid = Record::load_alive(&record).context("node 1's SPIRE agent runs")?.pid;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+    let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok((kib / 1024.0 * 10.0).round() / 10.0)
+}
+
+fn print(report: &Report) {
+    println!("\nFrom a pod's creation to its first authenticated byte, real SPIRE");
+    let mut table = report::table(&["SPIRE", "pods", "p50 ms", "p99 ms"]);
+    let (p50, p99) = (ms(report.pod_to_first_byte_p50_ms), ms(report.p99_ms));
+    table.add_row(["set up to be quick", &PODS.to_string(), &p50, &p99]);
+    let (p50, p99) = (ms(report.default_p50_ms), ms(report.default_p99_ms));
+    table.add_row(["default intervals, all at once", &SLOW_PODS.to_string(), &p50, &p99]);
+    println!("{table}\n\nWhat node 1 can get: {IDENTITIES} identities, {LOCAL} of them its own");
+    let mut table =
+        report::table(&["entries", "keys", "SPIRE agent's memory MiB", "until all were signed s"]);
+    let row = |name: &str, keys: usize, rss: f64, seconds: f64| {
+        [name.to_owned(), keys.to_string(), format!("{rss:.1}"), format!("{seconds:.1}")]
+    };
+    table.add_row(row(
+        "a parent for each node",
+        report.keys_held,
+        report.spire_agent_rss_mib,
+        report.sign_seconds,
+    ));
+    let all = (
+        report.keys_held_all_identities,
+        report.spire_agent_rss_all_identities_mib,
+        report.sign_seconds_all_identities,
+    );
+    table.add_row(row("one for all, as Cilium has it", all.0, all.1, all.2));
+    println!("{table}");
+}

@@ -1,0 +1,64 @@
+//! What a node can get out of SPIRE.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use countersign_lab::PodState;
+use countersign_lab::spire::{Spire, TRUST_DOMAIN};
+
+/// SVIDs that are not signed yet keep SPIRE's agent from answering: thousands of them for a while.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The selector by which SPIRE knows a pod of a lab.
+#[must_use]
+pub fn selector(pod: &PodState) -> (String, String) {
+    ("unix".to_owned(), format!("supplementary_gid:{}", pod.group()))
+}
+
+/// The SPIFFE IDs whose keys can be got from a node's admin socket by claiming these selectors.
+///
+/// # Errors
+/// What SPIRE's agent answers instead.
+pub fn obtainable(admin_socket: &Path, selectors: Vec<(String, String)>) -> Result<BTreeSet<String>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let asked = async { countersign_spire::spire::obtainable(admin_socket, selectors, PATIENCE).await };
+    runtime.block_on(asked).map_err(|error| anyhow!("{}: {error}", admin_socket.display()))
+}
+
+/// Lays entries out as Cilium does: one parent that every SPIRE agent is an alias of, one selector for all. Returns
+/// that selector.
+///
+/// # Errors
+/// What the server says.
+pub fn cilium_layout(spire: &Spire, ids: &[String]) -> Result<(String, String)> {
+    let parent = format!("spiffe://{TRUST_DOMAIN}/cilium-agent");
+    let agents: serde_json::Value =
+        serde_json::from_str(&spire.server(&["agent", "list", "-output", "json"])?)?;
+    for agent in agents["agents"].as_array().into_iter().flatten() {
+        let path = agent["id"]["path"].as_str().unwrap_or_default();
+        let selector = format!("spiffe_id:spiffe://{TRUST_DOMAIN}{path}");
+        let arguments = ["entry", "create", "-node", "-spiffeID", &parent, "-selector", &selector];
+        spire.server(&arguments)?;
+    }
+    create(spire, ids.iter().map(|id| (id.clone(), parent.clone(), "cilium".into(), "mutual-auth".into())))?;
+    Ok(("cilium".to_owned(), "mutual-auth".to_owned()))
+}
+
+/// Creates entries in one go: SPIFFE ID, parent, selector's type and value.
+///
+/// # Errors
+/// What the server says.
+pub fn create(spire: &Spire, entries: impl Iterator<Item = (String, String, String, String)>) -> Result<()> {
+    let entries: Vec<serde_json::Value> = entries
+        .map(|(id, parent, kind, value)| {
+            let selectors = serde_json::json!([{"type": kind, "value": value}]);
+            serde_json::json!({"spiffe_id": id, "parent_id": parent, "selectors": selectors})
+        })
+        .collect();
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), serde_json::to_vec(&serde_json::json!({ "entries": entries }))?)?;
+    spire.server(&["entry", "create", "-data", &file.path().to_string_lossy()])?;
+    Ok(())
+}

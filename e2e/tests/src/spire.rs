@@ -27,7 +27,7 @@ pub fn obtainable(admin_socket: &Path, selectors: Vec<(String, String)>) -> Resu
     runtime.block_on(asked).map_err(|error| anyhow!("{}: {error}", admin_socket.display()))
 }
 
-/// Lays entries out as Cilium does: one parent that every SPIRE agent is an alias of, one selector for all. Returns
+/// Lays entries out as Cilium does: one parent that is an alias of every SPIRE agent, one selector for all. Returns
 /// that selector.
 ///
 /// # Errors
@@ -38,8 +38,10 @@ pub fn cilium_layout(spire: &Spire, ids: &[String]) -> Result<(String, String)> 
         serde_json::from_str(&spire.server(&["agent", "list", "-output", "json"])?)?;
     for agent in agents["agents"].as_array().into_iter().flatten() {
         let path = agent["id"]["path"].as_str().unwrap_or_default();
-        let selector = format!("spiffe_id:spiffe://{TRUST_DOMAIN}{path}");
-        let arguments = ["entry", "create", "-node", "-spiffeID", &parent, "-selector", &selector];
+        let (agent, selector) =
+            (format!("spiffe://{TRUST_DOMAIN}{path}"), format!("spiffe_id:spiffe://{TRUST_DOMAIN}{path}"));
+        let arguments =
+            ["entry", "create", "-parentID", &agent, "-spiffeID", &parent, "-selector", &selector];
         spire.server(&arguments)?;
     }
     create(spire, ids.iter().map(|id| (id.clone(), parent.clone(), "cilium".into(), "mutual-auth".into())))?;

@@ -201,9 +201,12 @@ fn authorities_are_rotated_under_traffic() -> Result<()> {
         wait_for_svids(world)?;
         let flows = Flows::start(world)?;
         let (begin, seconds) = (Instant::now(), rotation_seconds());
+        println!("the flows run, {} breaks so far", flows.conversation.breaks());
         let first = serials(world)?;
         for rotation in 1..=2 {
             rotate_authority(world).with_context(|| format!("rotation {rotation}"))?;
+            let (at, breaks) = (begin.elapsed().as_secs_f64(), flows.conversation.breaks());
+            println!("rotation {rotation}: revoked after {at:.1} s, {breaks} breaks so far");
         }
         let rest = Duration::from_secs(seconds).saturating_sub(begin.elapsed());
         std::thread::sleep(rest);

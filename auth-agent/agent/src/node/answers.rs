@@ -133,7 +133,9 @@ impl Node {
             (false, _) => {
                 Some("the pod is not registered (annotation countersign.dev/svid: none)".to_owned())
             }
-            (true, None) => Some(self.why_no_svid(endpoint)),
+            (true, None) if self.lacks_svid(endpoint) => Some(self.why_no_svid(endpoint)),
+            // No policy asks it for one.
+            (true, None) => None,
             (true, Some(_)) => None,
         };
         api::EndpointEntry {
@@ -319,17 +321,10 @@ impl Node {
     }
 
     fn identity_source(&self) -> api::IdentitySource {
-        let missing: Vec<u32> = self
-            .endpoints
-            .iter()
-            .filter(|e| {
-                e.registered && e.identity != reserved::INIT && self.svids.expiry(e.identity).is_none()
-            })
-            .map(|e| e.identity)
-            .collect();
+        let all_held = !self.endpoints.iter().any(|endpoint| self.lacks_svid(endpoint));
         let source = self.svids.source();
         let down = source.down();
-        let fine = self.svids.bundle().is_some() && missing.is_empty() && down.is_none();
+        let fine = self.svids.bundle().is_some() && all_held && down.is_none();
         api::IdentitySource {
             kind: self.source_kind().to_owned(),
             trust_domain: self.svids.domain().to_string(),

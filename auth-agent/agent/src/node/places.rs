@@ -36,16 +36,27 @@ impl Node {
             affected.extend(self.policies.upsert_identity(identity, labels));
         }
         affected.extend(self.follow_named_ports(&pods));
+        let mut concern_changed = false;
         for change in touched.policies {
             affected.extend(match change {
-                PolicyChange::Upsert(policy) => self.policies.upsert_policy((*policy).clone()),
-                PolicyChange::Delete(id) => self.policies.remove_policy(&id),
+                PolicyChange::Upsert(policy) => {
+                    concern_changed |= self.svids.concern.upsert(&policy);
+                    self.policies.upsert_policy((*policy).clone())
+                }
+                PolicyChange::Delete(id) => {
+                    concern_changed |= self.svids.concern.remove(&id);
+                    self.policies.remove_policy(&id)
+                }
             });
             self.policy_revision += 1;
         }
         affected.extend(self.follow_prefixes());
         self.follow_addresses(&effects.addresses);
         self.follow_local_pods(&pods);
+        // What SPIRE knows a pod by may have come after the pod itself.
+        if concern_changed || pods.iter().any(|key| self.endpoints.slot_of(key).is_some()) {
+            self.want_svids();
+        }
         for identity in std::mem::take(&mut effects.gone) {
             affected.extend(self.policies.remove_identity(identity));
             self.machine.handle(Event::IdentityGone { identity }, clock::boot_ns());

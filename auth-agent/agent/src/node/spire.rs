@@ -2,7 +2,6 @@
 
 use countersign_agent_api as api;
 use countersign_certs::{KeyAlgorithm, Svid};
-use countersign_policy::identity::is_pod;
 
 use super::Node;
 use crate::clock;
@@ -57,14 +56,20 @@ impl Node {
         }
     }
 
+    /// Whether an endpoint should have an SVID and has none.
+    pub(super) fn lacks_svid(&self, endpoint: &Endpoint) -> bool {
+        let labels = self.identities.labels(endpoint.identity);
+        self.svids.should_have(endpoint, labels) && self.svids.svid(endpoint.identity).is_none()
+    }
+
     fn missing_svids(&self) -> Vec<api::MissingSvid> {
-        let without =
-            |e: &&Endpoint| e.registered && is_pod(e.identity) && self.svids.svid(e.identity).is_none();
-        let missing = self.endpoints.iter().filter(without).map(|endpoint| api::MissingSvid {
-            pod: pod_name(endpoint),
-            identity: endpoint.identity,
-            spiffe_id: self.spiffe_id(endpoint.identity).map(|id| id.to_string()).unwrap_or_default(),
-            why: self.why_no_svid(endpoint),
+        let missing = self.endpoints.iter().filter(|endpoint| self.lacks_svid(endpoint)).map(|endpoint| {
+            api::MissingSvid {
+                pod: pod_name(endpoint),
+                identity: endpoint.identity,
+                spiffe_id: self.spiffe_id(endpoint.identity).map(|id| id.to_string()).unwrap_or_default(),
+                why: self.why_no_svid(endpoint),
+            }
         });
         missing.collect()
     }

@@ -11,12 +11,13 @@ use countersign_policy::labels::{Labels, Source};
 use countersign_spire::embedded::{self, EmbeddedConfig};
 use countersign_spire::spire::{self, SpireConfig};
 use countersign_spire::{Reference, SourceStatus, Subject, SvidSource, Update, Workload};
-use countersign_spire_proto::{PodFacts, SelectorTemplate, render_all};
+use countersign_spire_proto::{Concern, PodFacts, SelectorTemplate, render_all};
 use tokio::sync::{mpsc, watch};
 
 use super::Node;
 use crate::clock;
 use crate::config::{Config, KeyExchange};
+use crate::endpoints::Endpoint;
 use crate::handshake::{self, NODE, PeerNames, SharedSvidStore, SvidStore, Tls};
 use crate::limits;
 
@@ -30,6 +31,8 @@ pub(super) struct Svids {
     selectors: Vec<SelectorTemplate>,
     domain: TrustDomain,
     wishes: mpsc::Sender<Wish>,
+    /// Whom policies that ask for authentication speak of.
+    pub(super) concern: Concern,
     /// By workload: who it is, and how SPIRE knows it.
     wanted: BTreeMap<String, (Subject, Workload)>,
     /// Workloads that cannot be asked for, and why.
@@ -76,6 +79,7 @@ impl Svids {
             domain,
             status: source.status(),
             wishes: forward(source),
+            concern: Concern::new(),
             wanted: BTreeMap::new(),
             unaskable: BTreeMap::new(),
             held: BTreeMap::new(),
@@ -150,6 +154,13 @@ impl Svids {
     pub(super) fn trouble(&self, workload: &str) -> Option<String> {
         let unaskable = self.unaskable.get(workload).cloned();
         unaskable.or_else(|| self.status.borrow().missing.get(workload).cloned())
+    }
+
+    /// Whether an endpoint should have an SVID. SPIRE has entries for those alone whom policies that ask for
+    /// authentication speak of; the embedded CA issues to everybody.
+    pub(super) fn should_have(&self, endpoint: &Endpoint, labels: Option<&Labels>) -> bool {
+        let concerned = || labels.is_some_and(|labels| self.concern.concerns(labels));
+        endpoint.registered && is_pod(endpoint.identity) && (!self.is_spire || concerned())
     }
 
     fn wish(&mut self, wish: Wish) {
@@ -237,7 +248,8 @@ impl Node {
     fn wanted_svids(&mut self) -> BTreeMap<String, (Subject, Workload)> {
         let mut wanted = BTreeMap::new();
         let mut unaskable = BTreeMap::new();
-        for endpoint in self.endpoints.iter().filter(|e| e.registered && is_pod(e.identity)) {
+        let should = |e: &&Endpoint| self.svids.should_have(e, self.identities.labels(e.identity));
+        for endpoint in self.endpoints.iter().filter(should) {
             let (Some(pod), Some(id)) =
                 (self.world.pods.get(&endpoint.key()), self.spiffe_id(endpoint.identity))
             else {

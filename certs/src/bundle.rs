@@ -173,6 +173,12 @@ impl Bundle {
         self.ids().any(|id| id == authority)
     }
 
+    /// Whether it is one of the bundle's and lives at `now`, Unix seconds.
+    #[must_use]
+    pub fn has_alive(&self, authority: &AuthorityId, now: u64) -> bool {
+        self.facts.iter().any(|(id, facts)| id == authority && facts.validity.contains(now))
+    }
+
     fn ids(&self) -> impl Iterator<Item = &AuthorityId> {
         self.facts.iter().map(|(id, _)| id)
     }

@@ -90,7 +90,11 @@ pub fn spawn(config: &SpireConfig) -> Result<(SvidSource, mpsc::Receiver<Update>
         holdings: Holdings::default(),
         bundles: BTreeMap::new(),
         subscriptions: BTreeMap::new(),
-        _bundles: Running(tokio::spawn(subscription::bundles(admin, reports.clone()))),
+        _bundles: Running(tokio::spawn(subscription::bundles(
+            admin,
+            config.trust_domain.clone(),
+            reports.clone(),
+        ))),
         reports,
         outbox: Outbox::default(),
         status,

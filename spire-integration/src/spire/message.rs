@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use countersign_certs::{Bundle, SpiffeId, Svid, TrustDomain};
+use countersign_certs::{Bundle, SpiffeId, Svid, SvidError, TrustDomain};
 use zeroize::Zeroize;
 
 use super::delegated::SubscribeToX509sviDsResponse;
@@ -26,7 +26,11 @@ pub(super) enum Said {
 pub(super) fn delegated(message: SubscribeToX509sviDsResponse, id: &SpiffeId) -> Said {
     let each = message.x509_svids.into_iter().take(MAX_SVIDS_PER_WORKLOAD).map(|mut entry| {
         let svid = entry.x509_svid.take().unwrap_or_default();
-        Candidate { id: id_of(&svid), chain: svid.cert_chain, key: std::mem::take(&mut entry.x509_svid_key) }
+        Candidate {
+            id: id_of(&svid),
+            chain: Chain::Listed(svid.cert_chain),
+            key: std::mem::take(&mut entry.x509_svid_key),
+        }
     });
     choose(each.collect(), id)
 }
@@ -45,7 +49,7 @@ fn id_of(svid: &X509svid) -> String {
 pub(super) fn workload(message: X509svidResponse, id: &SpiffeId) -> Said {
     let each = message.svids.into_iter().take(MAX_SVIDS_PER_WORKLOAD).map(|entry| Candidate {
         id: entry.spiffe_id,
-        chain: split_der(&entry.x509_svid).map(<[u8]>::to_vec).collect(),
+        chain: Chain::Concatenated(entry.x509_svid),
         key: entry.x509_svid_key,
     });
     choose(each.collect(), id)
@@ -53,8 +57,24 @@ pub(super) fn workload(message: X509svidResponse, id: &SpiffeId) -> Said {
 
 struct Candidate {
     id: String,
-    chain: Vec<Vec<u8>>,
+    chain: Chain,
     key: Vec<u8>,
+}
+
+/// Certificates in DER, leaf first, as the two interfaces give them.
+enum Chain {
+    Listed(Vec<Vec<u8>>),
+    Concatenated(Vec<u8>),
+}
+
+impl Candidate {
+    fn into_svid(mut self) -> Result<Svid, SvidError> {
+        let key = std::mem::take(&mut self.key);
+        match std::mem::replace(&mut self.chain, Chain::Listed(Vec::new())) {
+            Chain::Listed(chain) => Svid::new(chain, key),
+            Chain::Concatenated(chain) => Svid::from_der(&chain, key),
+        }
+    }
 }
 
 impl Drop for Candidate {
@@ -69,8 +89,8 @@ fn choose(candidates: Vec<Candidate>, id: &SpiffeId) -> Said {
     let ids = candidates.iter().map(|candidate| candidate.id.clone()).collect();
     let mut best: Option<Svid> = None;
     let mut useless = None;
-    for mut candidate in candidates.into_iter().filter(|candidate| candidate.id == wanted) {
-        match Svid::new(std::mem::take(&mut candidate.chain), std::mem::take(&mut candidate.key)) {
+    for candidate in candidates.into_iter().filter(|candidate| candidate.id == wanted) {
+        match candidate.into_svid() {
             Ok(svid) if svid.spiffe_id() != id => {
                 useless = Some(format!("announced as {wanted}, the certificate says {}", svid.spiffe_id()));
             }
@@ -89,65 +109,40 @@ fn choose(candidates: Vec<Candidate>, id: &SpiffeId) -> Said {
 }
 
 /// The bundles of a message, by trust domain; and what is wrong with those that are of no use. The latter are not
-/// to be taken for removed.
-pub(super) fn bundles<M>(message: M) -> (BTreeMap<TrustDomain, Arc<Bundle>>, BTreeMap<String, String>)
+/// to be taken for removed. Beyond [`MAX_TRUST_DOMAINS`] our own comes first, the others by name.
+pub(super) fn bundles<M>(
+    message: M,
+    own: &TrustDomain,
+) -> (BTreeMap<TrustDomain, Arc<Bundle>>, BTreeMap<String, String>)
 where
     M: IntoIterator<Item = (String, Vec<u8>)>,
 {
     let mut good: BTreeMap<TrustDomain, Arc<Bundle>> = BTreeMap::new();
     let mut bad = BTreeMap::new();
-    for (key, der) in message.into_iter().take(MAX_TRUST_DOMAINS) {
-        let name = key.strip_prefix("spiffe://").unwrap_or(&key);
-        let Ok(domain) = TrustDomain::parse(name) else {
-            bad.insert(key, "not a trust domain".to_owned());
+    let name = |key: &str| key.strip_prefix("spiffe://").unwrap_or(key).to_owned();
+    let mut all: Vec<(String, Vec<u8>)> = message.into_iter().map(|(key, der)| (name(&key), der)).collect();
+    all.sort_by_cached_key(|(name, _)| (name != own.as_str(), name.clone()));
+    for (at, (name, der)) in all.into_iter().enumerate() {
+        let Ok(domain) = TrustDomain::parse(&name) else {
+            bad.insert(name, "not a trust domain".to_owned());
             continue;
         };
-        let authorities: Vec<&[u8]> = split_der(&der).collect();
-        match Bundle::new(domain.clone(), &authorities) {
+        if at >= MAX_TRUST_DOMAINS {
+            bad.insert(name, "there are too many trust domains".to_owned());
+            continue;
+        }
+        match Bundle::from_der(domain.clone(), &der) {
             // Two spellings of one domain: which one is meant cannot be known, and they are never merged.
             Ok(_) if good.contains_key(&domain) => {
                 good.remove(&domain);
-                bad.insert(domain.to_string(), "it is there twice".to_owned());
+                bad.insert(name, "it is there twice".to_owned());
             }
+            Ok(_) if bad.contains_key(&name) => {}
             Ok(bundle) => drop(good.insert(domain, Arc::new(bundle))),
-            Err(error) => drop(bad.insert(domain.to_string(), error.to_string())),
+            Err(error) => drop(bad.insert(name, error.to_string())),
         }
     }
     (good, bad)
-}
-
-/// The certificates that follow each other in `der`. What does not parse as one comes last, whole, so that whoever
-/// takes it for a certificate refuses it.
-fn split_der(der: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut rest = der;
-    std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
-        }
-        let (first, after) =
-            element_length(rest).and_then(|at| rest.split_at_checked(at)).unwrap_or((rest, &[]));
-        rest = after;
-        Some(first)
-    })
-}
-
-/// The length of the SEQUENCE that `der` begins with, header included (X.690, 8.1.3, definite form).
-fn element_length(der: &[u8]) -> Option<usize> {
-    let (&[tag, first], rest) = der.split_first_chunk::<2>()?;
-    if tag != 0x30 {
-        return None;
-    }
-    if first < 0x80 {
-        return Some(2 + usize::from(first));
-    }
-    let count = usize::from(first & 0x7f);
-    if count == 0 || count > 4 {
-        return None;
-    }
-    let length = rest.get(..count)?.iter().try_fold(0_usize, |sum, byte| {
-        sum.checked_mul(256).and_then(|sum| sum.checked_add(usize::from(*byte)))
-    })?;
-    length.checked_add(2 + count)
 }
 
 #[cfg(test)]
@@ -155,33 +150,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn certificates_that_follow_each_other_are_told_apart() {
-        let long = [[0x30, 0x82, 0x01, 0x00].as_slice(), &[7; 256]].concat();
-        let short = [0x30, 0x03, 1, 2, 3];
-        let both = [long.as_slice(), &short].concat();
-        assert_eq!(split_der(&both).collect::<Vec<_>>(), [long.as_slice(), &short]);
-        assert_eq!(split_der(&[]).count(), 0);
-    }
-
-    #[test]
-    fn what_is_cut_short_is_left_whole() {
-        for bad in
-            [&[0x30][..], &[0x30, 0x05, 1], &[0x31, 0x00], &[0x30, 0x80, 0], &[0x30, 0x85, 1, 1, 1, 1, 1]]
-        {
-            assert_eq!(split_der(bad).collect::<Vec<_>>(), [bad]);
-        }
+    fn beyond_the_limit_our_own_stays_and_nobody_counts_as_removed() {
+        let own = TrustDomain::parse("zz.own").unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let bundle = |domain: &str| {
+            let domain = TrustDomain::parse(domain).unwrap();
+            let ca = crate::embedded::EmbeddedCa::open(&dir.path().join(domain.as_str()), &domain, 1_000_000);
+            ca.unwrap().bundle().unwrap().authorities()[0].to_vec()
+        };
+        let one = bundle("td0");
+        let mut all: Vec<(String, Vec<u8>)> =
+            (0..MAX_TRUST_DOMAINS + 5).map(|n| (format!("spiffe://td{n}"), one.clone())).collect();
+        all.push(("spiffe://zz.own".to_owned(), bundle("zz.own")));
+        all.push(("td0".to_owned(), one));
+        let (good, bad) = bundles(all, &own);
+        assert!(good.contains_key(&own));
+        assert_eq!(good.len() + bad.len(), MAX_TRUST_DOMAINS + 6, "td0 is there twice, and known as such");
+        assert!(bad["td0"].contains("twice"), "{}", bad["td0"]);
     }
 
     proptest::proptest! {
         #[test]
-        fn nothing_is_lost_whatever_comes(bytes: Vec<u8>) {
-            let parts: Vec<&[u8]> = split_der(&bytes).collect();
-            proptest::prop_assert_eq!(parts.concat(), bytes);
-        }
-
-        #[test]
         fn a_bundle_of_noise_is_refused(key: String, bytes: Vec<u8>) {
-            let (good, _) = bundles([(key, bytes)]);
+            let (good, _) = bundles([(key, bytes)], &TrustDomain::parse("own.example").unwrap());
             proptest::prop_assert!(good.is_empty());
         }
     }

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
-use tonic::{Request, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 
 use super::backoff::Backoff;
 use super::delegated::delegated_identity_client::DelegatedIdentityClient;
@@ -51,7 +51,7 @@ async fn send(reports: &Reports, report: Report) -> Result<(), Over> {
 }
 
 /// The bundles of all trust domains: the first stream to come and to go, by which the API is judged.
-pub(super) async fn bundles(channel: Channel, reports: Reports) {
+pub(super) async fn bundles(channel: Channel, own: TrustDomain, reports: Reports) {
     let mut backoff = Backoff::new();
     let client = DelegatedIdentityClient::new(channel);
     loop {
@@ -59,7 +59,7 @@ pub(super) async fn bundles(channel: Channel, reports: Reports) {
         let mut asked = client.clone();
         let answer = within(asked.subscribe_to_x509_bundles(request)).await;
         let ended = read(answer, &mut backoff, &reports, |message| {
-            let (good, bad) = message::bundles(message.ca_certificates);
+            let (good, bad) = message::bundles(message.ca_certificates, &own);
             vec![Report::Bundles { good, bad }, Report::Answered(DELEGATED_API)]
         });
         let Ok(why) = ended.await else { return };
@@ -80,6 +80,13 @@ pub(super) async fn caller(what: Subscription, channel: Channel, reports: Report
         request.metadata_mut().insert("workload.spiffe.io", MetadataValue::from_static("true"));
         let mut asked = client.clone();
         let answer = within(asked.fetch_x509svid(request)).await;
+        // In these words the Workload API takes back what it has given (SPIFFE Workload API, 6.2).
+        if answer.as_ref().is_err_and(|status| status.code() == Code::PermissionDenied) {
+            let said = Said::None(Vec::new());
+            if send(&reports, Report::Workload { key: what.workload.key.clone(), said }).await.is_err() {
+                return;
+            }
+        }
         let ended = read(answer, &mut backoff, &reports, |message| {
             let said = message::workload(message, &what.id);
             let answered = match &said {

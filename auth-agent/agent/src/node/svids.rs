@@ -306,10 +306,16 @@ impl Node {
                 self.refresh_encryption();
             }
             Update::Svid(subject, svid) => self.hold_svid(&subject, svid),
+            Update::Removed(subject) if subject.identity == NODE => {
+                tracing::error!(id = %subject.id, "the node's own SVID is revoked: it speaks for itself no longer");
+                self.svids.node_svid = None;
+                self.svids.store.remove(NODE);
+                self.encryption.dirty = true;
+            }
             Update::Removed(subject) => {
                 // Asked for again meanwhile, it is on its way.
                 let is_held = self.svids.held.contains_key(&subject.identity);
-                if is_held && subject.identity != NODE {
+                if is_held {
                     tracing::info!(id = %subject.id, "the SVID is revoked");
                     self.svids.forget(subject.identity);
                     let identity = subject.identity;
@@ -334,7 +340,9 @@ impl Node {
         let Some(before) = self.svids.bundles.insert(domain, Arc::clone(&bundle)) else { return };
         // New authorities change nothing for what is proved. What one that is gone has vouched for has to be
         // proved again.
-        if before.authorities().iter().any(|old| !bundle.authorities().contains(old)) {
+        // An authority that had expired vouched for nobody.
+        let removed = bundle.change_from(&before).removed;
+        if removed.iter().any(|authority| before.has_alive(authority, clock::unix())) {
             let within = limits::REVALIDATE_WITHIN;
             self.machine.handle(Event::Revalidate { within }, clock::boot_ns());
         }

@@ -4,5 +4,7 @@ mod attacks;
 mod failures;
 mod hello;
 mod messages;
+mod nodes;
 mod success;
 mod support;
+mod trust;

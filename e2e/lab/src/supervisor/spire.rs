@@ -98,7 +98,7 @@ fn registrar_command(config: &LabConfig, paths: &Paths, spire: &SpirePaths) -> C
         .arg(spire.server_socket())
         .args(["--workload-selector", super::node::WORKLOAD_SELECTOR])
         .args(["--agent-selector", "unix:uid:0"])
-        .args(["--svid-ttl-seconds", &config.svid_ttl_seconds.to_string()])
+        .args(["--x509-svid-ttl", &format!("{}s", config.svid_ttl_seconds)])
         .arg("--status-file")
         .arg(spire.registrar_status());
     command

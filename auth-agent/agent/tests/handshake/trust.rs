@@ -1,0 +1,127 @@
+//! Whom a handshake believes: the authorities of the trust domain that was asked for, as they are now, and
+//! nobody else's.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_agent::handshake::FailureKind;
+use countersign_certs::{Bundle, CertAuthority, Serial, SigningKey, SpiffeId};
+
+use crate::support::*;
+
+const OTHER: &str = "other.example";
+
+fn foreign(number: u32) -> SpiffeId {
+    SpiffeId::parse(&format!("spiffe://{OTHER}/identity/{number}")).unwrap()
+}
+
+/// Keeps the connection until the peer has had enough.
+async fn silence<S>(stream: S) {
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    drop(stream);
+}
+
+/// Our authority, that of a domain we are federated with, and its key; agents that know both bundles.
+struct World {
+    ours: CertAuthority,
+    theirs: CertAuthority,
+    their_key: SigningKey,
+    a: Agent,
+    b: Agent,
+}
+
+async fn federated() -> World {
+    let (ours, their_key) = (authority(DOMAIN), signing_key());
+    let domain = foreign(1).trust_domain();
+    let begin = now() - 86_400;
+    let theirs =
+        CertAuthority::create(domain, their_key.clone(), Serial::from_random([3; 16]), begin, 1_000_000)
+            .unwrap();
+    let a = Agent::start("node-a", &ours, &[300]).await;
+    let b = Agent::start("node-b", &ours, &[301]).await;
+    for agent in [&a, &b] {
+        agent.store.set_bundle(Arc::new(theirs.bundle().unwrap()));
+    }
+    World { ours, theirs, their_key, a, b }
+}
+
+#[tokio::test]
+async fn a_federated_domain_is_not_ours_whatever_it_calls_itself() {
+    let w = federated().await;
+    // Its own member with the same path, and one of our IDs that its authority has signed.
+    let twin = (&issue_at(&w.theirs, &foreign(301), now(), 60)).into();
+    let impostor = forge(&w.theirs, &w.their_key, |_| {});
+    for shown in [twin, impostor] {
+        let peer = fake_server(shown, silence).await;
+        let failure = w.a.client.handshake(w.a.request(300, 301, "node-b", peer)).await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Untrusted, "{failure}");
+    }
+    w.a.client.handshake(w.a.request(300, 301, "node-b", w.b.addr())).await.unwrap();
+    // Our authority does not vouch for their members either.
+    let mut request =
+        w.a.request(300, 301, "node-b", fake_server((&issue(&w.ours, 301)).into(), silence).await);
+    request.remote_id = foreign(301);
+    let failure = w.a.client.handshake(request).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Untrusted, "{failure}");
+}
+
+#[tokio::test]
+async fn as_a_client_it_gets_nothing_either() {
+    let w = federated().await;
+    let twin = (&issue_at(&w.theirs, &foreign(300), now(), 60)).into();
+    let impostor = forge(&w.theirs, &w.their_key, |params| {
+        params.subject_alt_names = vec![rcgen::SanType::URI(id(300).as_str().try_into().unwrap())];
+    });
+    for (at, shown) in [twin, impostor].into_iter().enumerate() {
+        let name = format!("301.{DOMAIN}");
+        // TLS 1.3: the client is through before the server has looked at its chain; reading tells.
+        if let Ok(mut stream) = connect_tls(fake_client(Some(shown)), w.b.addr(), &name).await {
+            let mut byte = [0];
+            let read = tokio::io::AsyncReadExt::read(&mut stream, &mut byte).await;
+            assert!(read.is_err(), "{read:?}");
+        }
+        let refused = || w.b.server.stats().failures(FailureKind::Untrusted) == at as u64 + 1;
+        eventually("it is refused as untrusted", refused).await;
+    }
+    assert_eq!(w.b.seen.count(), 0, "the node was never asked");
+}
+
+#[tokio::test]
+async fn a_member_of_a_federated_domain_is_verified_against_its_own_bundle() {
+    let w = federated().await;
+    let peer = fake_server((&issue_at(&w.theirs, &foreign(301), now(), 60)).into(), silence).await;
+    let mut request = w.a.request(300, 301, "node-b", peer);
+    request.remote_id = foreign(301);
+    // Its chain is believed; that it then says nothing is another matter.
+    let failure = w.a.client.handshake(request.clone()).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Timeout, "{failure}");
+    // Of a domain without a bundle, nobody is.
+    request.remote_id = SpiffeId::parse("spiffe://unknown.example/identity/301").unwrap();
+    let failure = w.a.client.handshake(request).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::NoSvid, "{failure}");
+}
+
+#[tokio::test]
+async fn a_revoked_authority_vouches_for_nobody_from_then_on() {
+    let (old, new) = (authority(DOMAIN), authority(DOMAIN));
+    let a = Agent::start("node-a", &old, &[300]).await;
+    let b = Agent::start("node-b", &old, &[301]).await;
+    let prove = || a.client.handshake(a.request(300, 301, "node-b", b.addr()));
+    prove().await.unwrap();
+    // Prepared and activated: both are believed, whoever has changed already.
+    let both = Bundle::new(domain(), &[old.certificate(), new.certificate()]).unwrap();
+    for agent in [&a, &b] {
+        agent.store.set_bundle(Arc::new(both.clone()));
+    }
+    prove().await.unwrap();
+    b.store.put(301, &issue(&new, 301)).unwrap();
+    prove().await.unwrap();
+    // Revoked: the chain that was believed a moment ago is not, remembered or not.
+    for agent in [&a, &b] {
+        agent.store.set_bundle(Arc::new(new.bundle().unwrap()));
+    }
+    let failure = prove().await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Refused, "the server does not believe us any more: {failure}");
+    a.store.put(300, &issue(&new, 300)).unwrap();
+    prove().await.unwrap();
+}

@@ -1,24 +1,29 @@
 //! From one endpoint policy to another, one map operation at a time.
 //!
-//! A packet's verdict is made of two parts, the peer's own entry and the one for every peer, and the operations
-//! change one part at a time. The order below makes every state in between safe: a packet is let through only if
-//! the old policy or the new one lets it through, and with no weaker authentication than one of them asks for.
-//! Where no authentication is involved, nothing that both let through is dropped either. With the three values
-//! of a part, *none*, *allow* and *deny*:
+//! A packet's verdict is made of two parts, the peer's own entry and the one for every peer, of which the one of
+//! higher precedence decides; the operations change one part at a time. The order below makes every state in
+//! between safe: a packet is let through only if the old policy or the new one lets it through, and with no
+//! weaker authentication than one of them asks for. Nothing that both let through is dropped either.
 //!
 //! 1. exact entries of the new policy: such packets have their final verdict at once;
 //! 2. copies of broader entries at keys that only the new policy has, so that both have the same keys (left out
 //!    where the broader entry does not change);
-//! 3. towards *deny*; 4. *none* to *allow*; 5. *allow* to *none*; 6. from *deny*;
-//! 7. keys of the old policy only, which say by now what the broader entry says; old exact entries last.
+//! 3. keys whose precedence rises, those that come to the highest first;
+//! 4. keys whose precedence falls, those that come from the lowest first;
+//! 5. keys of the old policy only, which say by now what the broader entry says; old exact entries last.
 //!
-//! Parts that change how authentication is decided hold the strictest entry from step 3 until after step 5.
+//! Why that is enough: between 3 and 4 every part has the higher of its two precedences, so that the winner is
+//! the old policy's or the new one's. Within 3, once a part has risen, a part yet to rise cannot end above it,
+//! so that the winner is that of the beginning or of the end of 3; 4 is the same backwards.
+//!
+//! Parts that change how authentication is decided hold the strictest entry from 3 until 4.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use countersign_ebpf_common::policy::{PolicyEntry, PolicyKey, auth_type, flag, precedence};
+use countersign_ebpf_common::policy::{PolicyEntry, PolicyKey, auth_type, flag};
 
-use crate::endpoint::{EndpointPolicy, Place, TrieKey, tier};
+use crate::endpoint::{EndpointPolicy, Place, TrieKey};
 use crate::identity::reserved;
 
 /// One operation on the maps.
@@ -34,19 +39,22 @@ pub enum Op {
     Delete(PolicyKey, u8),
 }
 
-/// Steps, in the order in which they are done.
+/// When an operation is done: the phase, then the precedence that matters in it, then what is stricter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Step {
     SetExact,
     Copy,
-    Deny,
-    Strict,
-    Open,
-    Close,
-    Relax,
-    Lift,
+    Rise(Reverse<i64>, Strict),
+    Fall(i64, Reverse<Strict>),
     Clean,
     DeleteExact,
+}
+
+/// Whether an operation sets the strictest entry, or replaces it by the final one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Strict {
+    Yes,
+    No,
 }
 
 /// The operations that turn `old` into `new`, in an order that is safe at every point.
@@ -88,19 +96,13 @@ impl Asking {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Part {
-    None,
-    Allow,
-    Deny,
+/// How strong an entry is; none is weaker than all.
+fn strength(entry: Option<&PolicyEntry>) -> i64 {
+    entry.map_or(-1, |entry| entry.precedence.into())
 }
 
-fn part(entry: Option<&PolicyEntry>) -> Part {
-    match entry {
-        None => Part::None,
-        Some(entry) if entry.flags & flag::DENY != 0 => Part::Deny,
-        Some(_) => Part::Allow,
-    }
+fn denies(entry: Option<&PolicyEntry>) -> bool {
+    entry.is_some_and(|entry| entry.flags & flag::DENY != 0)
 }
 
 struct Plan<'a> {
@@ -139,17 +141,16 @@ impl Plan<'_> {
         }
         let stays = here_after.is_some() || !stable;
         let last = after.filter(|_| stays).map_or(Op::Delete(key, bits), |entry| Op::Set(key, bits, *entry));
-        let strict = self.is_delicate(&key, before, after);
-        if strict {
-            let step = if part(before) == Part::None { Step::Open } else { Step::Strict };
-            self.push(step, Op::Set(key, bits, self.strictest(before.or(after))));
-        }
-        match (part(before), part(after)) {
-            (_, Part::Deny) => self.push(Step::Deny, last),
-            (Part::Deny, _) => self.push(Step::Lift, last),
-            (_, Part::None) => self.push(Step::Close, last),
-            (_, Part::Allow) if strict => self.push(Step::Relax, last),
-            (_, Part::Allow) => self.push(Step::Open, last),
+        let (from, to) = (strength(before), strength(after));
+        if self.is_delicate(&key, before, after) {
+            let top = from.max(to);
+            let strictest = self.strictest(before, after);
+            self.push(Step::Rise(Reverse(top), Strict::Yes), Op::Set(key, bits, strictest));
+            self.push(Step::Fall(top, Reverse(Strict::Yes)), last);
+        } else if to >= from {
+            self.push(Step::Rise(Reverse(to), Strict::No), last);
+        } else {
+            self.push(Step::Fall(from, Reverse(Strict::No)), last);
         }
         if stays && here_after.is_none() && after.is_some() {
             self.push(Step::Clean, Op::Delete(key, bits));
@@ -177,16 +178,17 @@ impl Plan<'_> {
         before: Option<&PolicyEntry>,
         after: Option<&PolicyEntry>,
     ) -> bool {
-        let deny = part(before) == Part::Deny || part(after) == Part::Deny;
+        let deny = denies(before) || denies(after);
         let weight = |e: &PolicyEntry| (e.precedence, e.auth_type, e.flags, e.prefix_bits);
         !deny && before.map(weight) != after.map(weight) && self.asking.concerns(key)
     }
 
-    /// An entry that wins over every other that allows, and asks for the most.
-    fn strictest(&self, like: Option<&PolicyEntry>) -> PolicyEntry {
+    /// An entry as strong as the stronger of two, which asks for the most.
+    fn strictest(&self, before: Option<&PolicyEntry>, after: Option<&PolicyEntry>) -> PolicyEntry {
+        let strongest = before.into_iter().chain(after).map(|entry| entry.precedence).max();
         PolicyEntry {
-            precedence: precedence(tier::NORMAL, false),
-            rule_id: like.map_or(0, |entry| entry.rule_id),
+            precedence: strongest.unwrap_or_default(),
+            rule_id: before.or(after).map_or(0, |entry| entry.rule_id),
             auth_type: self.asking.strictest,
             flags: flag::AUTH_EXPLICIT,
             prefix_bits: u8::MAX,

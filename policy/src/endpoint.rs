@@ -7,13 +7,18 @@ use countersign_ebpf_common::policy::{
     PREFIX_PORT, PREFIX_PROTOCOL, PREFIX_STATIC, PolicyEntry, PolicyKey, flag,
 };
 
+use crate::diff::Op;
 use crate::identity::reserved;
 use crate::model::Direction;
 
 /// Priorities of the tiers, as [`countersign_ebpf_common::policy::precedence`] takes them; 0 is the strongest.
 pub mod tier {
+    /// ClusterNetworkPolicy of the tier Admin: priorities 0 to 1000 and 100 ranks of each begin here.
+    pub const ADMIN: u32 = 100 << 16;
     /// CiliumNetworkPolicy, its cluster-wide twin and NetworkPolicy.
     pub const NORMAL: u32 = 200 << 16;
+    /// ClusterNetworkPolicy of the tier Baseline, likewise.
+    pub const BASELINE: u32 = 250 << 16;
     /// What holds where no policy speaks.
     pub const DEFAULT: u32 = 255 << 16;
 }
@@ -34,8 +39,8 @@ pub struct EndpointPolicy {
     pub entries: BTreeMap<TrieKey, PolicyEntry>,
     /// Final decisions by full key (one peer, protocol and port); a hit needs no further look-up.
     pub exact: BTreeMap<PolicyKey, PolicyEntry>,
-    /// Pairs of rules that name different authentication modes for one key; the stricter holds.
-    pub conflicts: BTreeSet<(u32, u32)>,
+    /// Pairs of rules that name different authentication modes for one key, by peer; the stricter holds.
+    pub conflicts: BTreeMap<u32, BTreeSet<(u32, u32)>>,
 }
 
 /// Protocol and ports of an entry: a prefix of the key behind peer, slot and direction.
@@ -120,6 +125,59 @@ impl EndpointPolicy {
         asking.map(|(key, _)| key.identity).collect()
     }
 
+    /// What it says of these peers, with what it says of everybody.
+    pub(crate) fn part(&self, peers: &BTreeSet<u32>) -> Self {
+        let mut part = self.empty();
+        part.take_entries(self, reserved::UNKNOWN);
+        for peer in peers {
+            part.take_entries(self, *peer);
+            part.conflicts.extend(self.conflicts.get(peer).map(|pairs| (*peer, pairs.clone())));
+        }
+        part
+    }
+
+    /// The same endpoint, without anything said.
+    pub(crate) fn empty(&self) -> Self {
+        let Self { slot, ingress_enforced, egress_enforced, .. } = *self;
+        Self { slot, ingress_enforced, egress_enforced, ..Self::default() }
+    }
+
+    /// Copies what `whole` says of a peer.
+    pub(crate) fn take_entries(&mut self, whole: &Self, peer: u32) {
+        let (first, last) = (PolicyKey { identity: peer, ..PolicyKey::default() }, last_key(peer));
+        let entries = whole.entries.range((first, 0)..=(last, u8::MAX));
+        self.entries.extend(entries.map(|(key, entry)| (*key, *entry)));
+        let exact = whole.exact.range(first..=last);
+        self.exact.extend(exact.map(|(key, entry)| (*key, *entry)));
+    }
+
+    /// Puts what is said of these peers in `part` in the place of what was; `ops` is the way there.
+    pub(crate) fn replace_part(&mut self, peers: &BTreeSet<u32>, ops: &[Op], part: Self) {
+        for op in ops {
+            self.apply(*op);
+        }
+        for peer in peers {
+            self.conflicts.remove(peer);
+        }
+        self.conflicts.extend(part.conflicts);
+    }
+
+    /// Does to the entries what an operation does to the maps.
+    pub fn apply(&mut self, op: Op) {
+        match op {
+            Op::SetExact(key, entry) => drop(self.exact.insert(key, entry)),
+            Op::DeleteExact(key) => drop(self.exact.remove(&key)),
+            Op::Set(key, bits, entry) => drop(self.entries.insert((key, bits), entry)),
+            Op::Delete(key, bits) => drop(self.entries.remove(&(key, bits))),
+        }
+    }
+
+    /// Every pair of rules that name different authentication modes for one key.
+    #[must_use]
+    pub fn conflicting_rules(&self) -> BTreeSet<(u32, u32)> {
+        self.conflicts.values().flatten().copied().collect()
+    }
+
     pub(crate) fn key(&self, direction: u8, identity: u32, place: Place) -> PolicyKey {
         PolicyKey {
             identity,
@@ -152,6 +210,18 @@ impl EndpointPolicy {
             let entry = decided(own, any);
             self.exact.insert(key, entry);
         }
+    }
+}
+
+/// The last key of a peer.
+fn last_key(peer: u32) -> PolicyKey {
+    PolicyKey {
+        identity: peer,
+        slot_be: u16::MAX,
+        direction: u8::MAX,
+        protocol: u8::MAX,
+        port_be: u16::MAX,
+        pad: u16::MAX,
     }
 }
 

@@ -24,7 +24,35 @@ pub enum Source {
     Reserved,
     /// An address range; the key is the prefix.
     Cidr,
+    /// A group of address ranges. Nobody has such a label: groups are resolved to their ranges.
+    CidrGroup,
+    /// A name that was resolved. Nobody has such a label yet.
+    Fqdn,
+    /// A node's own label. Nobody has such a label yet.
+    Node,
+    /// A container runtime's label, which Kubernetes does not have.
+    Container,
+    /// The network plug-in's label. Nobody has one.
+    Cni,
+    /// A label without a source. Nobody has one.
+    Unspec,
+    /// A label made for a policy. Nobody has one.
+    Generated,
 }
+
+/// Every source that a selector may name, `any:` apart.
+const SOURCES: [Source; 10] = [
+    Source::K8s,
+    Source::Reserved,
+    Source::Cidr,
+    Source::CidrGroup,
+    Source::Fqdn,
+    Source::Node,
+    Source::Container,
+    Source::Cni,
+    Source::Unspec,
+    Source::Generated,
+];
 
 impl Source {
     /// The name in front of the colon.
@@ -34,7 +62,20 @@ impl Source {
             Self::K8s => "k8s",
             Self::Reserved => "reserved",
             Self::Cidr => "cidr",
+            Self::CidrGroup => "cidrgroup",
+            Self::Fqdn => "fqdn",
+            Self::Node => "node",
+            Self::Container => "container",
+            Self::Cni => "cni",
+            Self::Unspec => "unspec",
+            Self::Generated => "generated",
         }
+    }
+
+    /// The source of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        SOURCES.into_iter().find(|source| source.name() == name)
     }
 }
 

@@ -8,10 +8,12 @@
 pub mod diff;
 pub mod documents;
 pub mod endpoint;
+pub mod explain;
 mod fields;
 pub mod identity;
 pub mod labels;
 pub mod limits;
+pub mod lint;
 pub mod model;
 pub mod objects;
 pub mod repository;
@@ -24,4 +26,4 @@ pub use documents::{Settings, parse};
 pub use endpoint::EndpointPolicy;
 pub use fields::DocumentError;
 pub use model::{Policy, PolicyId};
-pub use repository::{Repository, RuleOrigin};
+pub use repository::{Repository, RuleOrigin, Touched};

@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use ipnet::IpNet;
+
+use crate::labels::Labels;
 use crate::selector::Selector;
 
 /// Kinds of policy documents.
@@ -13,6 +16,10 @@ pub enum Kind {
     CiliumClusterwideNetworkPolicy,
     /// `networking.k8s.io/v1` NetworkPolicy.
     NetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy.
+    ClusterNetworkPolicy,
+    /// `cilium.io/v2` CiliumCIDRGroup: no policy itself, a part that policies refer to.
+    CiliumCidrGroup,
 }
 
 impl Kind {
@@ -23,7 +30,15 @@ impl Kind {
             Self::CiliumNetworkPolicy => "CiliumNetworkPolicy",
             Self::CiliumClusterwideNetworkPolicy => "CiliumClusterwideNetworkPolicy",
             Self::NetworkPolicy => "NetworkPolicy",
+            Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
+            Self::CiliumCidrGroup => "CiliumCIDRGroup",
         }
+    }
+
+    /// Whether its documents are in a namespace.
+    #[must_use]
+    pub fn is_namespaced(self) -> bool {
+        matches!(self, Self::CiliumNetworkPolicy | Self::NetworkPolicy)
     }
 }
 
@@ -58,19 +73,44 @@ pub struct Policy {
     pub uid: String,
     /// Its rules: `spec` first, then `specs`.
     pub rules: Vec<Rule>,
+    /// What a CiliumCIDRGroup holds; nothing for every other kind.
+    pub group: Option<CidrGroup>,
+    /// The annotation `policy.countersign.dev/mode: audit`: what it would drop is said and not dropped.
+    pub audit: bool,
     /// What its author should know, though it is applied.
     pub notes: Vec<Note>,
 }
 
-/// A remark on a document that is applied all the same.
+/// Address ranges under a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CidrGroup {
+    /// `metadata.labels`, by which rules may choose it.
+    pub labels: Labels,
+    /// `spec.externalCIDRs`.
+    pub nets: Vec<IpNet>,
+}
+
+/// A remark on a document that is applied all the same.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 pub struct Note {
+    /// Whether the document does what it says.
+    pub kind: NoteKind,
     /// The field it is about.
     pub path: String,
     /// The field's line, where the document came from text.
     pub line: Option<u32>,
     /// The remark.
     pub message: String,
+}
+
+/// What a remark means for the traffic that a document speaks of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NoteKind {
+    /// It is decided as the author meant; the remark says how it was read.
+    Remark,
+    /// It needs a part that is not there: it is denied.
+    Missing,
 }
 
 /// One rule: whom it is for, and what they may receive and send.
@@ -90,15 +130,19 @@ pub struct Rule {
     pub labels: Vec<String>,
     /// `description`.
     pub description: String,
+    /// `log.value`, or nothing.
+    pub log: String,
 }
 
-/// One entry of `ingress`, `ingressDeny`, `egress` or `egressDeny`.
+/// One entry of `ingress`, `ingressDeny`, `egress` or `egressDeny`, or the part of one that needs what is missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Clause {
     /// The direction, as the endpoint sees it.
     pub direction: Direction,
-    /// Whether it allows or denies.
+    /// What it does with what it matches.
     pub action: Action,
+    /// Where it stands among all rules: 0 is the strongest. See [`crate::endpoint::tier`].
+    pub priority: u32,
     /// Its position in its list.
     pub index: usize,
     /// Its line, where the document came from text.
@@ -143,6 +187,10 @@ pub enum Action {
     Allow,
     /// Drops it, whatever allows it.
     Deny,
+    /// Leaves it to the next tier.
+    Pass,
+    /// Would let a part of it pass, by what is not built yet: drops it where nothing else of its tier allows it.
+    Withhold,
 }
 
 /// The other side of a flow.
@@ -172,6 +220,33 @@ pub enum PortMatch {
     Range(u8, u16, u16),
     /// The port that the receiving pod's containers give this name, for the protocol.
     Named(u8, String),
+}
+
+impl fmt::Display for PortMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Protocol(protocol) => write!(f, "{}", protocol_name(*protocol)),
+            Self::Range(protocol, first, last) if first == last => {
+                write!(f, "{}/{first}", protocol_name(*protocol))
+            }
+            Self::Range(protocol, first, last) => write!(f, "{}/{first}-{last}", protocol_name(*protocol)),
+            Self::Named(protocol, name) => write!(f, "{}/{name}", protocol_name(*protocol)),
+        }
+    }
+}
+
+/// The protocol's name, or its number.
+#[must_use]
+pub fn protocol_name(protocol: u8) -> String {
+    let name = match protocol {
+        1 => "ICMP",
+        6 => "TCP",
+        17 => "UDP",
+        58 => "ICMPv6",
+        132 => "SCTP",
+        number => return number.to_string(),
+    };
+    name.to_owned()
 }
 
 /// `authentication.mode`.

@@ -70,6 +70,8 @@ pub struct Namespace {
     pub name: String,
     /// `metadata.labels`, with `kubernetes.io/metadata.name`, which the API server sets.
     pub labels: BTreeMap<String, String>,
+    /// `metadata.annotations`.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// A node.
@@ -182,15 +184,21 @@ impl Pod {
 }
 
 impl Namespace {
+    /// Whether what the policies of this namespace would drop is only said.
+    #[must_use]
+    pub fn is_audited(&self) -> bool {
+        self.annotations.get(crate::documents::MODE_ANNOTATION).is_some_and(|mode| mode == "audit")
+    }
+
     /// Reads a `v1` Namespace.
     ///
     /// # Errors
     /// The first field that is not what it must be.
     pub fn from_document(document: &Document) -> std::result::Result<Self, DocumentError> {
         let mut root = expect_kind(document, "Namespace")?;
-        let Meta { name, mut labels, .. } = meta(&mut root)?;
+        let Meta { name, mut labels, annotations, .. } = meta(&mut root)?;
         labels.insert("kubernetes.io/metadata.name".to_owned(), name.clone());
-        Ok(Self { name, labels })
+        Ok(Self { name, labels, annotations })
     }
 }
 

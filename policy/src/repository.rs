@@ -1,19 +1,30 @@
 //! Policies and identities together: what each endpoint's map has to hold.
+//!
+//! Every change says whom it concerns ([`Touched`]), down to the single peers of an endpoint; [`Repository::refresh`]
+//! then works out those alone and gives the operations on the maps. [`Repository::resolve`] works out everything,
+//! and comes to the same.
 
 mod cache;
 mod compile;
+mod store;
+mod touched;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::fmt;
 
 use ipnet::IpNet;
 
+use crate::diff::{self, Op};
 use crate::endpoint::EndpointPolicy;
-use crate::identity::{reserved, reserved_labels};
+use crate::identity::reserved;
 use crate::labels::Labels;
-use crate::model::{Action, AuthMode, Clause, Direction, Kind, Peers, Policy, PolicyId, PortMatch, Ports};
-use crate::selector::Selector;
-use cache::{SelectorCache, SelectorId};
+use crate::model::{Action, CidrGroup, Clause, Direction, Kind, Note, NoteKind, Policy, PolicyId, Rule};
+use crate::selector::{GroupRef, Selector};
+use cache::SelectorCache;
+use store::{ClauseId, Store, Stored, StoredClause, StoredRule};
+
+pub use cache::PodAddresses;
+pub use touched::{Scope, Touched};
 
 /// Ports that the containers of an identity's pods give a name: protocol and name to numbers.
 pub type NamedPorts = BTreeMap<(u8, String), BTreeSet<u16>>;
@@ -31,53 +42,78 @@ pub struct RuleOrigin {
     pub rule: String,
     /// The direction.
     pub direction: Direction,
-    /// Whether it allows or denies.
+    /// What it does.
     pub action: Action,
     /// Position in `ingress`, `ingressDeny`, `egress` or `egressDeny`.
     pub index: usize,
     /// Its line, where the document came from text.
     pub line: Option<u32>,
+    /// `log.value` of the rule.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub log: String,
 }
 
 /// What makes a rule the same one when its document changes.
 type RuleKey = (String, Direction, Action, usize);
 
+/// When the endpoints of a node deny what nothing allows (Cilium's `enable-policy`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Enforcement {
+    /// In the directions in which a rule chooses the endpoint.
+    #[default]
+    Default,
+    /// Always, rules or none.
+    Always,
+    /// Never: policies are read, and nothing is dropped.
+    Never,
+}
+
+/// How an endpoint's policy came up to date.
+#[derive(Clone, Debug)]
+pub struct Refresh {
+    /// The operations on the maps, in an order that is safe at every point; see [`crate::diff`].
+    pub ops: Vec<Op>,
+    before: EndpointPolicy,
+    peers: Option<BTreeSet<u32>>,
+}
+
+impl Refresh {
+    /// Takes the change back out of the policy; returns the operations that take it back out of the maps.
+    #[must_use]
+    pub fn undo(self, policy: &mut EndpointPolicy) -> Vec<Op> {
+        let Some(peers) = &self.peers else {
+            let now = std::mem::replace(policy, self.before);
+            return diff::diff(&now, policy);
+        };
+        let ops = diff::diff(&policy.part(peers), &self.before);
+        policy.replace_part(peers, &ops, self.before);
+        ops
+    }
+}
+
+/// Which verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum View {
+    /// The one that is enforced: policies in audit mode do not count.
+    Enforced,
+    /// The one there would be if policies in audit mode were enforced.
+    AsIf,
+}
+
 /// All policies and identities.
 #[derive(Debug)]
 pub struct Repository {
-    identities: BTreeMap<u32, Labels>,
+    selectors: SelectorCache,
     named_ports: BTreeMap<u32, NamedPorts>,
     policies: BTreeMap<PolicyId, Stored>,
-    selectors: SelectorCache,
-    origins: BTreeMap<u32, RuleOrigin>,
-    next_rule: u32,
-}
-
-#[derive(Debug)]
-struct Stored {
-    policy: Policy,
-    rules: Vec<StoredRule>,
-    /// Numbers of its rules, to keep them when the document changes.
-    rule_ids: BTreeMap<RuleKey, u32>,
-}
-
-/// A rule with its selectors' numbers in the place of the selectors.
-#[derive(Debug)]
-struct StoredRule {
-    subject: SelectorId,
-    default_deny: [bool; 2],
-    clauses: Vec<StoredClause>,
-}
-
-#[derive(Debug)]
-struct StoredClause {
-    id: u32,
-    direction: Direction,
-    action: Action,
-    /// None is everybody.
-    peers: Option<Vec<SelectorId>>,
-    ports: Ports,
-    auth: Option<AuthMode>,
+    store: Store,
+    groups: BTreeMap<String, CidrGroup>,
+    /// Policies that refer to groups.
+    grouped: BTreeSet<PolicyId>,
+    enforcement: Enforcement,
+    audited: BTreeSet<String>,
+    /// Identities with endpoints here; none is every identity.
+    watched: Option<BTreeSet<u32>>,
 }
 
 impl Default for Repository {
@@ -91,83 +127,283 @@ impl Repository {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            identities: reserved_labels(),
+            selectors: SelectorCache::new(),
             named_ports: BTreeMap::new(),
             policies: BTreeMap::new(),
-            selectors: SelectorCache::default(),
-            origins: BTreeMap::new(),
-            next_rule: 1,
+            store: Store::default(),
+            groups: BTreeMap::new(),
+            grouped: BTreeSet::new(),
+            enforcement: Enforcement::Default,
+            audited: BTreeSet::new(),
+            watched: None,
         }
     }
 
-    /// Adds a policy, in the place of the one with the same kind, namespace and name; returns the identities
-    /// whose endpoints it concerns, before or now.
-    pub fn upsert_policy(&mut self, policy: Policy) -> BTreeSet<u32> {
+    /// Says which identities have endpoints here: only those are named as touched from now on.
+    pub fn watch(&mut self, identities: BTreeSet<u32>) {
+        self.watched = Some(identities);
+    }
+
+    /// Says when endpoints deny what nothing allows; all of them are concerned if that is different.
+    pub fn set_enforcement(&mut self, enforcement: Enforcement) -> Touched {
+        if std::mem::replace(&mut self.enforcement, enforcement) == enforcement {
+            return Touched::default();
+        }
+        let everybody = self.selectors.identities().keys().copied().collect();
+        let mut touched = Touched::default();
+        self.watched.as_ref().unwrap_or(&everybody).iter().for_each(|identity| touched.whole(*identity));
+        touched
+    }
+
+    /// Says the policies of which namespaces are only audited.
+    pub fn set_audited(&mut self, namespaces: BTreeSet<String>) -> Touched {
+        let before = std::mem::replace(&mut self.audited, namespaces);
+        let changed: BTreeSet<&String> = before.symmetric_difference(&self.audited).collect();
+        if changed.is_empty() {
+            return Touched::default();
+        }
+        let inside = |id: &&PolicyId| id.kind.is_namespaced() && changed.contains(&id.namespace);
+        let policies: Vec<PolicyId> = self.policies.keys().filter(inside).cloned().collect();
+        self.store_again(&policies)
+    }
+
+    /// Adds a policy, in the place of the one with the same kind, namespace and name.
+    pub fn upsert_policy(&mut self, policy: Policy) -> Touched {
         let id = policy.id.clone();
-        let old = self.policies.remove(&id);
-        let mut affected = old.as_ref().map_or_else(BTreeSet::new, |old| self.subjects(old));
-        let mut previous = old.as_ref().map_or_else(BTreeMap::new, |old| old.rule_ids.clone());
-        let stored = self.store(policy, &mut previous);
-        for gone in previous.values() {
-            self.origins.remove(gone);
+        if let Some(group) = policy.group.clone() {
+            self.groups.insert(id.name.clone(), group);
         }
-        self.release(old.as_ref(), Some(&stored));
-        affected.extend(self.subjects(&stored));
-        self.policies.insert(id, stored);
-        affected
+        let mut touched = self.replace(&id, Some(policy));
+        if id.kind == Kind::CiliumCidrGroup {
+            touched.extend(self.regroup());
+        }
+        touched
     }
 
-    /// Takes a policy out; returns the identities whose endpoints it concerned.
-    pub fn remove_policy(&mut self, id: &PolicyId) -> BTreeSet<u32> {
-        let Some(old) = self.policies.remove(id) else { return BTreeSet::new() };
-        let affected = self.subjects(&old);
-        self.release(Some(&old), None);
-        for rule in old.rule_ids.values() {
-            self.origins.remove(rule);
+    /// Takes a policy out.
+    pub fn remove_policy(&mut self, id: &PolicyId) -> Touched {
+        let mut touched = self.replace(id, None);
+        if id.kind == Kind::CiliumCidrGroup && self.groups.remove(&id.name).is_some() {
+            touched.extend(self.regroup());
         }
-        affected
+        touched
     }
 
-    /// Adds an identity, or changes its labels; returns the identities whose endpoints it concerns. 0 stands for
-    /// every peer in the map and cannot be one.
-    pub fn upsert_identity(&mut self, identity: u32, labels: Labels) -> BTreeSet<u32> {
-        if identity == reserved::UNKNOWN || self.identities.get(&identity) == Some(&labels) {
-            return BTreeSet::new();
-        }
-        let changed = self.selectors.upsert(identity, self.identities.get(&identity), &labels);
-        self.identities.insert(identity, labels);
-        let mut affected = self.users(&changed);
-        affected.insert(identity);
-        affected
+    /// Works out the ranges of every policy that refers to groups anew.
+    fn regroup(&mut self) -> Touched {
+        let policies: Vec<PolicyId> = self.grouped.iter().cloned().collect();
+        self.store_again(&policies)
     }
 
-    /// Takes an identity out; returns the identities whose endpoints it concerned.
-    pub fn remove_identity(&mut self, identity: u32) -> BTreeSet<u32> {
-        let Some(old) = self.identities.remove(&identity) else { return BTreeSet::new() };
+    fn store_again(&mut self, policies: &[PolicyId]) -> Touched {
+        let mut touched = Touched::default();
+        for id in policies {
+            if let Some(policy) = self.policies.get(id).map(|stored| stored.policy.clone()) {
+                touched.extend(self.replace(id, Some(policy)));
+            }
+        }
+        touched
+    }
+
+    /// Puts `policy` where the one of this id was, or nothing.
+    fn replace(&mut self, id: &PolicyId, policy: Option<Policy>) -> Touched {
+        let old = self.policies.remove(id);
+        let before = self.subjects(old.iter().flat_map(|stored| &stored.rules));
+        let mut isolation = self.isolation(&before);
+        let gone = old.as_ref().map_or_else(Vec::new, |old| self.store.unlink(old));
+        let mut previous = old.map_or_else(BTreeMap::new, |old| old.ids);
+        self.grouped.remove(id);
+        let mut rules = Vec::new();
+        if let Some(policy) = policy {
+            if store::refers_to_groups(&policy) {
+                self.grouped.insert(id.clone());
+            }
+            let audit = policy.audit || store::in_audited(id, &self.audited);
+            let stored = self.store.add(policy, &mut previous, &mut self.selectors, &self.groups, audit);
+            rules.clone_from(&stored.rules);
+            self.policies.insert(id.clone(), stored);
+        }
+        let after = self.subjects(rules.iter());
+        let newcomers: BTreeSet<u32> = after.difference(&before).copied().collect();
+        // Before, nothing of this policy chose the newcomers: what isolates them without it is what did.
+        isolation.extend(self.isolation_without(&newcomers, &rules));
+        let touched = self.concerned(&isolation, &gone, &rules);
+        for origin in previous.values() {
+            self.store.origins.remove(origin);
+        }
+        for (rule, clauses) in &gone {
+            rule.release(clauses, &mut self.selectors);
+        }
+        touched
+    }
+
+    /// Whom the change from some rules to others concerns.
+    fn concerned(
+        &self,
+        isolation: &BTreeMap<u32, [[bool; 2]; 2]>,
+        gone: &[(StoredRule, Vec<(ClauseId, StoredClause)>)],
+        rules: &[u32],
+    ) -> Touched {
+        let mut touched = Touched::default();
+        for (identity, before) in isolation {
+            if self.isolation_of(*identity, &[]) != *before {
+                touched.whole(*identity);
+            }
+        }
+        let old: BTreeMap<ClauseId, (&StoredRule, &StoredClause)> =
+            gone.iter().flat_map(|(rule, list)| list.iter().map(move |(id, c)| (*id, (rule, c)))).collect();
+        let mut kept = BTreeSet::new();
+        for rule in rules.iter().filter_map(|number| self.store.rules.get(number)) {
+            for (id, clause) in rule.clauses.iter().filter_map(|id| Some((id, self.store.clauses.get(id)?))) {
+                let same = |(was, old): &(&StoredRule, &StoredClause)| {
+                    was.subject == rule.subject && was.audit == rule.audit && old.says_as(clause)
+                };
+                if old.get(id).is_some_and(same) {
+                    kept.insert(*id);
+                } else {
+                    self.touch(&mut touched, rule.subject, clause);
+                }
+            }
+        }
+        for (id, (rule, clause)) in &old {
+            if !kept.contains(id) {
+                self.touch(&mut touched, rule.subject, clause);
+            }
+        }
+        touched
+    }
+
+    /// A clause has come or gone.
+    fn touch(&self, touched: &mut Touched, subject: u32, clause: &StoredClause) {
+        let subjects = self.watched_of(self.selectors.matches(subject));
+        let peers = clause.peers.as_ref().map(|selectors| {
+            let chosen = selectors.iter().flat_map(|id| self.selectors.matches(*id));
+            chosen.copied().collect::<BTreeSet<u32>>()
+        });
+        for identity in subjects {
+            match &peers {
+                None => touched.whole(identity),
+                Some(peers) => peers.iter().for_each(|peer| touched.peer(identity, *peer)),
+            }
+        }
+    }
+
+    /// Those of the identities that have endpoints here.
+    fn watched_of(&self, identities: &BTreeSet<u32>) -> BTreeSet<u32> {
+        match &self.watched {
+            None => identities.clone(),
+            Some(watched) if watched.len() < identities.len() => {
+                watched.iter().filter(|identity| identities.contains(identity)).copied().collect()
+            }
+            Some(watched) => {
+                identities.iter().filter(|identity| watched.contains(identity)).copied().collect()
+            }
+        }
+    }
+
+    fn subjects<'a>(&self, rules: impl Iterator<Item = &'a u32>) -> BTreeSet<u32> {
+        let rules = rules.filter_map(|number| self.store.rules.get(number));
+        rules.flat_map(|rule| self.watched_of(self.selectors.matches(rule.subject))).collect()
+    }
+
+    fn isolation(&self, identities: &BTreeSet<u32>) -> BTreeMap<u32, [[bool; 2]; 2]> {
+        self.isolation_without(identities, &[])
+    }
+
+    fn isolation_without(&self, of: &BTreeSet<u32>, rules: &[u32]) -> BTreeMap<u32, [[bool; 2]; 2]> {
+        of.iter().map(|identity| (*identity, self.isolation_of(*identity, rules))).collect()
+    }
+
+    /// Whether rules deny an identity by default, by view and direction; as if `without` were not there.
+    fn isolation_of(&self, identity: u32, without: &[u32]) -> [[bool; 2]; 2] {
+        let mut isolated = [[false; 2]; 2];
+        let rules = self.store.rules_of(&self.selectors, identity);
+        for (_, rule) in rules.filter(|(number, _)| !without.contains(number)) {
+            for (direction, denies) in rule.default_deny.iter().enumerate() {
+                isolated[0][direction] |= *denies && !rule.audit;
+                isolated[1][direction] |= *denies;
+            }
+        }
+        isolated
+    }
+
+    /// Adds an identity, or changes its labels. 0 stands for every peer in the map and cannot be one.
+    pub fn upsert_identity(&mut self, identity: u32, labels: Labels) -> Touched {
+        if identity == reserved::UNKNOWN || self.identity(identity) == Some(&labels) {
+            return Touched::default();
+        }
+        let changed = self.selectors.upsert(identity, labels);
+        let mut touched = self.users(&changed, identity);
+        self.touch_own(&mut touched, identity);
+        touched
+    }
+
+    /// Takes an identity out.
+    pub fn remove_identity(&mut self, identity: u32) -> Touched {
+        let Some(changed) = self.selectors.remove(identity) else { return Touched::default() };
         self.named_ports.remove(&identity);
-        let changed = self.selectors.remove(identity, &old);
-        let mut affected = self.users(&changed);
-        affected.insert(identity);
-        affected
+        let mut touched = self.users(&changed, identity);
+        self.touch_own(&mut touched, identity);
+        touched
     }
 
-    /// Says which ports the containers of an identity's pods give names; returns the identities whose endpoints
-    /// it concerns. Pods of one identity that disagree have all of their numbers.
-    pub fn set_named_ports(&mut self, identity: u32, ports: NamedPorts) -> BTreeSet<u32> {
+    /// Says where the pods of an identity are, for rules about addresses that mean pods (`ipBlock`).
+    pub fn set_addresses(&mut self, identity: u32, pods: PodAddresses) -> Touched {
+        let changed = self.selectors.set_addresses(identity, pods);
+        self.users(&changed, identity)
+    }
+
+    fn touch_own(&self, touched: &mut Touched, identity: u32) {
+        if self.watched.as_ref().is_none_or(|watched| watched.contains(&identity)) {
+            touched.whole(identity);
+        }
+    }
+
+    /// Says which ports the containers of an identity's pods give names. Pods of one identity that disagree have
+    /// all of their numbers.
+    pub fn set_named_ports(&mut self, identity: u32, ports: NamedPorts) -> Touched {
         if self.named_ports.get(&identity).is_some_and(|old| *old == ports) {
-            return BTreeSet::new();
+            return Touched::default();
         }
         let old = self.named_ports.insert(identity, ports.clone()).unwrap_or_default();
-        let names: BTreeSet<_> = old.into_keys().chain(ports.into_keys()).collect();
-        let speaks = |clause: &StoredClause| {
-            let Ports::Of(matches) = &clause.ports else { return false };
-            let named =
-                |m: &PortMatch| matches!(m, PortMatch::Named(p, n) if names.contains(&(*p, n.clone())));
-            matches.iter().any(named)
+        let mut touched = Touched::default();
+        if !self.store.names_ports() {
+            return touched;
+        }
+        for clause in self.store.clauses_with_port(old.keys().chain(ports.keys())) {
+            let Some(rule) = self.store.rules.get(&clause.rule) else { continue };
+            if clause.direction == Direction::Ingress {
+                if self.selectors.chooses(rule.subject, identity) {
+                    self.touch_own(&mut touched, identity);
+                }
+                continue;
+            }
+            for subject in self.watched_of(self.selectors.matches(rule.subject)) {
+                touched.peer(subject, identity);
+            }
+        }
+        touched
+    }
+
+    /// Whether the containers of this identity's pods give this port this name.
+    #[must_use]
+    pub fn is_named(&self, identity: u32, protocol: u8, name: &str, port: u16) -> bool {
+        let numbers =
+            self.named_ports.get(&identity).and_then(|ports| ports.get(&(protocol, name.to_owned())));
+        numbers.is_some_and(|numbers| numbers.contains(&port))
+    }
+
+    /// Whether one of these selectors chooses an identity: by its labels, by where its pods are, by a group.
+    #[must_use]
+    pub fn chooses(&self, selectors: &[Selector], identity: u32) -> bool {
+        let Some(labels) = self.identity(identity) else { return false };
+        let chooses = |selector: &Selector| match selector {
+            Selector::Group { of, except } => {
+                store::ranges(of, except, &self.groups).iter().any(|range| range.matches(labels))
+            }
+            _ => selector.matches(labels) || self.selectors.is_inside(selector, identity),
         };
-        let users =
-            self.policies.values().filter(|stored| stored.rules.iter().any(|r| r.clauses.iter().any(speaks)));
-        users.flat_map(|stored| self.subjects(stored)).collect()
+        selectors.iter().any(chooses)
     }
 
     /// Every policy, in order.
@@ -177,13 +413,13 @@ impl Repository {
 
     /// Every identity and its labels, in order.
     pub fn identities(&self) -> impl Iterator<Item = (u32, &Labels)> {
-        self.identities.iter().map(|(identity, labels)| (*identity, labels))
+        self.selectors.identities().iter().map(|(identity, labels)| (*identity, labels))
     }
 
     /// The labels of an identity.
     #[must_use]
     pub fn identity(&self, identity: u32) -> Option<&Labels> {
-        self.identities.get(&identity)
+        self.selectors.identities().get(&identity)
     }
 
     /// The address ranges that policies mention, exceptions included. Each needs an identity of its own (with
@@ -191,46 +427,68 @@ impl Repository {
     /// identity of the narrowest range around it.
     #[must_use]
     pub fn cidrs(&self) -> BTreeSet<IpNet> {
-        self.ranges(|_| true)
-    }
-
-    /// The ranges whose `cidr:` labels the identity of a pod with these addresses has: of those that are meant to
-    /// choose pods, too (`ipBlock`), the narrowest around an address of each family. Where no such rule speaks of
-    /// its addresses, there are none, and the pod shares its identity with all that have its labels.
-    #[must_use]
-    pub fn pod_cidrs(&self, addresses: &[IpAddr]) -> BTreeSet<IpNet> {
-        let ranges = self.ranges(|pods| pods);
-        let narrowest = |address: &IpAddr| {
-            let around = ranges.iter().filter(|net| net.contains(address));
-            around.max_by_key(|net| net.prefix_len()).copied()
-        };
-        addresses.iter().filter_map(narrowest).collect()
-    }
-
-    fn ranges(&self, wanted: impl Fn(bool) -> bool) -> BTreeSet<IpNet> {
-        let mut found = BTreeSet::new();
-        for selector in self.selectors.selectors() {
-            if let Selector::Cidr { net, except, pods } = selector
-                && wanted(*pods)
-            {
-                found.insert(*net);
-                found.extend(except.iter().copied());
-            }
-        }
-        found
+        self.selectors.nets().copied().collect()
     }
 
     /// Where a rule of the map comes from; nothing for 0 and for rules that are gone.
     #[must_use]
     pub fn rule(&self, rule_id: u32) -> Option<&RuleOrigin> {
-        self.origins.get(&rule_id)
+        self.store.origins.get(&rule_id)
+    }
+
+    /// What the author of a policy should know: what was noted when it was read, groups that are not there, that
+    /// it is only audited.
+    #[must_use]
+    pub fn conditions(&self, id: &PolicyId) -> Vec<Note> {
+        let Some(Stored { policy, .. }) = self.policies.get(id) else { return Vec::new() };
+        let mut found = policy.notes.clone();
+        let note = |kind, message| Note { kind, path: String::new(), line: None, message };
+        for group in store::groups_of(policy) {
+            if let GroupRef::Name(name) = group
+                && !self.groups.contains_key(name)
+            {
+                let message = format!("there is no CiliumCIDRGroup {name}: its ranges are nobody's");
+                found.push(note(NoteKind::Missing, message));
+            }
+        }
+        if policy.audit || store::in_audited(id, &self.audited) {
+            found.push(note(NoteKind::Remark, "in audit mode: drops nothing".to_owned()));
+        }
+        found.dedup();
+        found
     }
 
     /// What the maps have to hold for an endpoint of this identity in this slot. An identity that is not known
     /// receives and sends nothing.
     #[must_use]
     pub fn resolve(&self, identity: u32, slot: u16) -> EndpointPolicy {
-        compile::endpoint(self, identity, slot)
+        compile::endpoint(self, identity, slot, View::Enforced)
+    }
+
+    /// As [`Self::resolve`], if policies in audit mode were enforced; nothing where none of them chooses the
+    /// identity.
+    #[must_use]
+    pub fn resolve_as_if(&self, identity: u32, slot: u16) -> Option<EndpointPolicy> {
+        let audited = self.store.rules_of(&self.selectors, identity).any(|(_, rule)| rule.audit);
+        audited.then(|| compile::endpoint(self, identity, slot, View::AsIf))
+    }
+
+    /// Brings an endpoint's policy, which was up to date before, up to date with what was touched.
+    pub fn refresh(&self, identity: u32, policy: &mut EndpointPolicy, scope: Scope<'_>) -> Refresh {
+        let Scope::Peers(peers) = scope else { return self.refresh_whole(identity, policy) };
+        let before = policy.part(peers);
+        let after = compile::part(self, identity, policy, peers);
+        let ops = diff::diff(&before, &after);
+        policy.replace_part(peers, &ops, after);
+        Refresh { ops, before, peers: Some(peers.clone()) }
+    }
+
+    /// Brings an endpoint's policy up to date, whatever it was.
+    pub fn refresh_whole(&self, identity: u32, policy: &mut EndpointPolicy) -> Refresh {
+        let new = self.resolve(identity, policy.slot);
+        let before = std::mem::replace(policy, new);
+        let ops = diff::diff(&before, policy);
+        Refresh { ops, before, peers: None }
     }
 
     /// The identities with which an endpoint of this identity has to authenticate, in either direction.
@@ -239,77 +497,54 @@ impl Repository {
         self.resolve(identity, 0).required_peers()
     }
 
-    fn subjects(&self, stored: &Stored) -> BTreeSet<u32> {
-        stored.rules.iter().flat_map(|rule| self.selectors.matches(rule.subject)).collect()
-    }
-
-    /// The identities for which one of these selectors chooses peers.
-    fn users(&self, changed: &[SelectorId]) -> BTreeSet<u32> {
-        let policies: BTreeSet<&PolicyId> = changed.iter().flat_map(|id| self.selectors.users(*id)).collect();
-        let rules = policies.iter().filter_map(|id| self.policies.get(id)).flat_map(|stored| &stored.rules);
-        let speaks = |clause: &StoredClause| clause.peers.iter().flatten().any(|peer| changed.contains(peer));
-        let touched = rules.filter(|rule| rule.clauses.iter().any(speaks));
-        touched.flat_map(|rule| self.selectors.matches(rule.subject)).collect()
-    }
-
-    /// Takes the policy's selectors into the cache and gives its rules numbers: those of `previous`, which it
-    /// leaves there no longer, or new ones.
-    fn store(&mut self, policy: Policy, previous: &mut BTreeMap<RuleKey, u32>) -> Stored {
-        let mut stored = Stored { policy, rules: Vec::new(), rule_ids: BTreeMap::new() };
-        for rule in &stored.policy.rules {
-            let subject = self.selectors.acquire(&rule.subject, &stored.policy.id, &self.identities);
-            let mut clauses = Vec::with_capacity(rule.clauses.len());
-            for clause in &rule.clauses {
-                let key = (rule.path.clone(), clause.direction, clause.action, clause.index);
-                let id = previous.remove(&key).unwrap_or_else(|| self.new_rule_id());
-                stored.rule_ids.insert(key, id);
-                self.origins.insert(id, RuleOrigin::new(&stored.policy.id, &rule.path, clause));
-                clauses.push(self.store_clause(&stored.policy.id, id, clause));
+    /// Whom it concerns that these selectors choose this peer now, or did.
+    fn users(&self, changed: &BTreeSet<u32>, peer: u32) -> Touched {
+        let mut touched = Touched::default();
+        for selector in changed {
+            for id in self.store.clauses_with_peer(*selector) {
+                let rule = self.store.clauses.get(&id).and_then(|clause| self.store.rules.get(&clause.rule));
+                let Some(rule) = rule else { continue };
+                for subject in self.watched_of(self.selectors.matches(rule.subject)) {
+                    touched.peer(subject, peer);
+                }
             }
-            let default_deny = [rule.default_deny_ingress, rule.default_deny_egress];
-            stored.rules.push(StoredRule { subject, default_deny, clauses });
         }
-        stored
+        touched
     }
+}
 
-    fn store_clause(&mut self, user: &PolicyId, id: u32, clause: &Clause) -> StoredClause {
-        let mut acquire = |selector| self.selectors.acquire(selector, user, &self.identities);
-        let peers = match &clause.peers {
-            Peers::Any => None,
-            Peers::Of(selectors) => Some(selectors.iter().map(&mut acquire).collect()),
+impl StoredClause {
+    /// Whether two clauses say the same, whatever rule they are of.
+    fn says_as(&self, other: &Self) -> bool {
+        let of = |clause: &Self| (clause.direction, clause.action, clause.priority, clause.auth);
+        of(self) == of(other) && self.peers == other.peers && self.ports == other.ports
+    }
+}
+
+impl fmt::Display for RuleOrigin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = match (self.direction, self.action) {
+            (Direction::Ingress, Action::Deny) => "ingressDeny",
+            (Direction::Ingress, _) => "ingress",
+            (Direction::Egress, Action::Deny) => "egressDeny",
+            (Direction::Egress, _) => "egress",
         };
-        let Clause { direction, action, auth, .. } = *clause;
-        StoredClause { id, direction, action, peers, ports: clause.ports.clone(), auth }
-    }
-
-    fn new_rule_id(&mut self) -> u32 {
-        let id = self.next_rule;
-        self.next_rule = self.next_rule.wrapping_add(1).max(1);
-        id
-    }
-
-    /// Gives back the selectors of the old version that the new one does not use.
-    fn release(&mut self, old: Option<&Stored>, new: Option<&Stored>) {
-        let Some(old) = old else { return };
-        let kept = new.map_or_else(BTreeSet::new, Stored::selectors);
-        for selector in old.selectors().difference(&kept) {
-            self.selectors.release(*selector, &old.policy.id);
-        }
+        write!(f, "{} {}.{list}[{}]", self.policy(), self.rule, self.index)?;
+        self.line.map_or(Ok(()), |line| write!(f, " (line {line})"))
     }
 }
 
 impl RuleOrigin {
-    fn new(id: &PolicyId, rule: &str, clause: &Clause) -> Self {
+    /// The policy that the rule is of.
+    #[must_use]
+    pub fn policy(&self) -> PolicyId {
+        PolicyId { kind: self.kind, namespace: self.namespace.clone(), name: self.name.clone() }
+    }
+
+    fn new(id: &PolicyId, rule: &Rule, clause: &Clause) -> Self {
         let PolicyId { kind, namespace, name } = id.clone();
         let Clause { direction, action, index, line, .. } = *clause;
-        Self { kind, namespace, name, rule: rule.to_owned(), direction, action, index, line }
-    }
-}
-
-impl Stored {
-    fn selectors(&self) -> BTreeSet<SelectorId> {
-        let clauses = self.rules.iter().flat_map(|rule| &rule.clauses);
-        let peers = clauses.filter_map(|clause| clause.peers.as_ref()).flatten();
-        peers.chain(self.rules.iter().map(|rule| &rule.subject)).copied().collect()
+        let (rule, log) = (rule.path.clone(), rule.log.clone());
+        Self { kind, namespace, name, rule, direction, action, index, line, log }
     }
 }

@@ -1,6 +1,8 @@
 //! Selectors: which identities a rule speaks of.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
@@ -17,9 +19,38 @@ pub enum Selector {
         net: IpNet,
         /// Ranges within it that are left out.
         except: Vec<IpNet>,
-        /// Pods with an address in the range are meant, too (`ipBlock`), not only what is outside the cluster.
-        pods: bool,
+        /// Which pods are meant beside what is outside the cluster.
+        pods: PodRange,
     },
+    /// The ranges of CiliumCIDRGroups, which the repository puts in its place; chooses nobody by itself.
+    Group {
+        /// Which groups.
+        of: GroupRef,
+        /// Ranges that are left out.
+        except: Vec<IpNet>,
+    },
+}
+
+/// Which pods a range of addresses means. A verdict is given on an identity, which all pods with the same labels
+/// share wherever their addresses are: whoever allows must not let in the one pod outside, whoever denies must
+/// not miss the one inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PodRange {
+    /// None (`toCIDR`, `fromCIDR`).
+    None,
+    /// Those of an identity all of whose pods have an address in the range (`ipBlock`, and what allows).
+    Whole,
+    /// Those of an identity one of whose pods has an address in the range (what denies).
+    Part,
+}
+
+/// Which CiliumCIDRGroups.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum GroupRef {
+    /// The one of this name.
+    Name(String),
+    /// All with these labels.
+    Labels(Vec<Requirement>),
 }
 
 /// One requirement on labels.
@@ -61,29 +92,41 @@ impl Selector {
         Self::Labels(vec![Requirement::exists(Source::Reserved, name)])
     }
 
-    /// Whether an identity with these labels is chosen.
+    /// Whether an identity with these labels is chosen by them. Where its pods are is another question:
+    /// [`Self::matches_addresses`].
     #[must_use]
     pub fn matches(&self, labels: &Labels) -> bool {
         match self {
             Self::Labels(requirements) => requirements.iter().all(|requirement| requirement.holds(labels)),
-            Self::Cidr { net, except, pods } => {
+            Self::Cidr { net, except, .. } => {
                 let inside =
                     |cidr: IpNet| net.contains(&cidr) && !except.iter().any(|net| net.contains(&cidr));
-                (*pods || labels.is_reserved("world")) && labels.cidrs().any(inside)
+                labels.is_reserved("world") && labels.cidrs().any(inside)
             }
+            Self::Group { .. } => false,
         }
     }
 
-    /// The one value that a matching identity must have for a `k8s:` key, if there is one.
+    /// Whether an identity is chosen by the addresses of its pods (one set for each). A pod is in a range that
+    /// one of its addresses is in, and in an exception likewise.
     #[must_use]
-    pub(crate) fn demanded(&self, key: &str) -> Option<&str> {
-        let Self::Labels(requirements) = self else { return None };
-        requirements.iter().find_map(|requirement| match (&requirement.operator, requirement.source) {
-            (Operator::In(values), Some(Source::K8s)) if requirement.key == key && values.len() == 1 => {
-                values.first().map(String::as_str)
-            }
-            _ => None,
-        })
+    pub fn matches_addresses<'a>(&self, pods: impl IntoIterator<Item = &'a BTreeSet<IpAddr>>) -> bool {
+        let Self::Cidr { net, except, pods: meant } = self else { return false };
+        let mut pods = pods.into_iter().map(|addresses| {
+            let within = |net: &IpNet| addresses.iter().any(|address| net.contains(address));
+            within(net) && !except.iter().any(within)
+        });
+        match meant {
+            PodRange::None => false,
+            PodRange::Part => pods.any(|inside| inside),
+            PodRange::Whole => pods.next() == Some(true) && pods.all(|inside| inside),
+        }
+    }
+
+    /// Whether the addresses of pods matter.
+    #[must_use]
+    pub fn is_about_addresses(&self) -> bool {
+        matches!(self, Self::Cidr { pods: PodRange::Whole | PodRange::Part, .. })
     }
 }
 
@@ -100,7 +143,7 @@ impl Requirement {
         Self { key: key.to_owned(), source: Some(source), operator: Operator::In(vec![value.to_owned()]) }
     }
 
-    fn holds(&self, labels: &Labels) -> bool {
+    pub(crate) fn holds(&self, labels: &Labels) -> bool {
         let mut found =
             labels.with_key(&self.key).filter(|label| self.source.is_none_or(|s| s == label.source));
         match &self.operator {
@@ -124,6 +167,11 @@ impl fmt::Display for Selector {
             Self::Cidr { net, except, .. } => {
                 let texts: Vec<String> = except.iter().map(IpNet::to_string).collect();
                 write!(f, "{net} without {}", texts.join(", "))
+            }
+            Self::Group { of: GroupRef::Name(name), .. } => write!(f, "CiliumCIDRGroup {name}"),
+            Self::Group { of: GroupRef::Labels(labels), .. } => {
+                let texts: Vec<String> = labels.iter().map(Requirement::to_string).collect();
+                write!(f, "CiliumCIDRGroups with {}", texts.join(", "))
             }
         }
     }

@@ -10,12 +10,13 @@ use serde_json::{Map, Value};
 
 use crate::documents::{self, Settings};
 use crate::endpoint::EndpointPolicy;
+use crate::explain;
 use crate::fields::DocumentError;
 use crate::identity::{FIRST_CIDR, candidates, cidr_labels, pod_labels, reserved};
-use crate::labels::{Labels, Source};
+use crate::labels::Labels;
 use crate::model::Direction;
 use crate::objects::{Namespace, Node, Pod};
-use crate::repository::{NamedPorts, Repository, RuleOrigin};
+use crate::repository::{NamedPorts, PodAddresses, Repository, RuleOrigin};
 use crate::yaml::Document;
 
 /// One flow to decide.
@@ -50,6 +51,30 @@ pub struct Verdict {
     pub auth: Auth,
     /// The rules that decided, egress first; none where no rule did.
     pub rules: Vec<RuleOrigin>,
+    /// What policies in audit mode would do, egress first, where that is different.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub audit: Vec<String>,
+}
+
+/// Why a flow passes or not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Explanation {
+    /// The sender, as it was asked for.
+    pub from: String,
+    /// The receiver, as it was asked for.
+    pub to: String,
+    /// The protocol, as it was asked for.
+    pub protocol: String,
+    /// Destination port; the type for ICMP.
+    pub port: u16,
+    /// What the sender's policies say; nothing where it has none of its own.
+    pub egress: Option<explain::Side>,
+    /// What the receiver's policies say; nothing where it has none of its own.
+    pub ingress: Option<explain::Side>,
+    /// Both together.
+    pub verdict: Outcome,
+    /// Whether the two must authenticate first.
+    pub auth: Auth,
 }
 
 /// Whether a flow passes.
@@ -101,6 +126,18 @@ impl Manifests {
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         Self { settings, ..Self::default() }
+    }
+
+    /// The policies that were added.
+    #[must_use]
+    pub fn policies(&self) -> &[crate::Policy] {
+        &self.policies
+    }
+
+    /// The pods that were added.
+    #[must_use]
+    pub fn pods(&self) -> &[Pod] {
+        &self.pods
     }
 
     /// Adds a document; what is no pod, namespace, node or policy has no bearing and is left out.
@@ -166,23 +203,28 @@ impl World {
         for node in &manifests.nodes {
             world.nodes.extend(node.internal_ips.iter().map(|ip| (*ip, node.name.clone())));
         }
+        let audited = manifests.namespaces.values().filter(|namespace| namespace.is_audited());
+        world.repository.set_audited(audited.map(|namespace| namespace.name.clone()).collect());
+        let mut addresses: BTreeMap<u32, PodAddresses> = BTreeMap::new();
         for pod in &manifests.pods {
-            world.add_pod(pod, &manifests);
+            if let Some(identity) = world.add_pod(pod, &manifests).filter(|_| !pod.ips.is_empty()) {
+                addresses.entry(identity).or_default().insert(pod.ips.iter().copied().collect());
+            }
+        }
+        for (identity, pods) in addresses {
+            world.repository.set_addresses(identity, pods);
         }
         world
     }
 
-    fn add_pod(&mut self, pod: &Pod, manifests: &Manifests) {
+    /// Returns its identity, if it has one of its own.
+    fn add_pod(&mut self, pod: &Pod, manifests: &Manifests) -> Option<u32> {
         let name = format!("{}/{}", pod.namespace, pod.name);
         if pod.host_network {
             self.pods.insert(name, Place::Node(pod.node.clone()));
-            return;
+            return None;
         }
-        let mut labels =
-            pod_labels(pod, manifests.namespaces.get(&pod.namespace), &manifests.settings.cluster);
-        for net in self.repository.pod_cidrs(&pod.ips) {
-            labels.insert(Source::Cidr, &net.to_string(), "");
-        }
+        let labels = pod_labels(pod, manifests.namespaces.get(&pod.namespace), &manifests.settings.cluster);
         let identity = self.allocate(labels);
         let mut named = NamedPorts::new();
         for port in &pod.ports {
@@ -194,6 +236,7 @@ impl World {
             self.addresses.extend(pod.ips.iter().map(|ip| (*ip, name.clone())));
         }
         self.pods.insert(name, Place::Pod(identity, pod.node.clone()));
+        Some(identity)
     }
 
     fn allocate(&mut self, labels: Labels) -> u32 {
@@ -209,6 +252,21 @@ impl World {
         &self.repository
     }
 
+    /// The repository alone.
+    #[must_use]
+    pub fn into_repository(self) -> Repository {
+        self.repository
+    }
+
+    /// The identity of a pod, if it has one of its own.
+    #[must_use]
+    pub fn identity_of(&self, pod: &str) -> Option<u32> {
+        match self.pods.get(pod) {
+            Some(Place::Pod(identity, _)) => Some(*identity),
+            _ => None,
+        }
+    }
+
     /// Decides a flow. A pod always reaches itself; what is outside and nodes have no policy of their own.
     ///
     /// # Errors
@@ -220,9 +278,43 @@ impl World {
         if self.pod_name(&flow.from) == self.pod_name(&flow.to) {
             return Ok(self.combine(None, None));
         }
-        let egress = self.decide(Direction::Egress, &from, &to, (protocol, flow.port));
-        let ingress = self.decide(Direction::Ingress, &to, &from, (protocol, flow.port));
-        Ok(self.combine(egress, ingress))
+        let at = (protocol, flow.port);
+        let egress = self.decide(Direction::Egress, &from, &to, at);
+        let ingress = self.decide(Direction::Ingress, &to, &from, at);
+        let mut verdict = self.combine(egress, ingress);
+        verdict.audit.extend(self.audit(Direction::Egress, &from, &to, at, egress));
+        verdict.audit.extend(self.audit(Direction::Ingress, &to, &from, at, ingress));
+        Ok(verdict)
+    }
+
+    /// Explains a flow: what each side says of it, and why every other rule says nothing.
+    ///
+    /// # Errors
+    /// A side or protocol that is not known.
+    pub fn explain(&mut self, flow: &Flow) -> Result<Explanation, FlowError> {
+        let verdict = self.verdict(flow)?;
+        let protocol =
+            protocol_number(&flow.protocol).ok_or_else(|| FlowError::Protocol(flow.protocol.clone()))?;
+        let (from, to) = (self.find(&flow.from)?, self.find(&flow.to)?);
+        let itself = self.pod_name(&flow.from) == self.pod_name(&flow.to);
+        let side = |direction, (name, place): (&str, &Place), (peer_name, peer): (&str, &Place)| {
+            let Place::Pod(identity, node) = place else { return None };
+            let peer = (peer_name, peer_identity(peer, node));
+            let question =
+                explain::Question { direction, endpoint: (name, *identity), peer, protocol, port: flow.port };
+            (!itself).then(|| explain::side(&self.repository, &question))
+        };
+        let (sender, receiver) = ((self.pod_name(&flow.from), &from), (self.pod_name(&flow.to), &to));
+        Ok(Explanation {
+            from: flow.from.clone(),
+            to: flow.to.clone(),
+            protocol: flow.protocol.clone(),
+            port: flow.port,
+            egress: side(Direction::Egress, sender, receiver),
+            ingress: side(Direction::Ingress, receiver, sender),
+            verdict: verdict.verdict,
+            auth: verdict.auth,
+        })
     }
 
     /// Decides a line of JSON: the same object with the verdict's fields added, or with `error`.
@@ -273,14 +365,25 @@ impl World {
         at: (u8, u16),
     ) -> Option<Decision> {
         let Place::Pod(identity, node) = side else { return None };
-        let peer = match peer {
-            Place::Pod(identity, _) | Place::Outside(identity) => *identity,
-            Place::Node(other) if other == node => reserved::HOST,
-            Place::Node(_) => reserved::REMOTE_NODE,
-        };
+        let peer = peer_identity(peer, node);
         let repository = &self.repository;
         let policy = self.resolved.entry(*identity).or_insert_with(|| repository.resolve(*identity, 1));
         Some(policy.lookup(direction, peer, at.0, at.1))
+    }
+
+    /// What the policies of `side` would say if none were only audited, where that is different.
+    fn audit(
+        &self,
+        direction: Direction,
+        side: &Place,
+        peer: &Place,
+        at: (u8, u16),
+        enforced: Option<Decision>,
+    ) -> Option<String> {
+        let Place::Pod(identity, node) = side else { return None };
+        let policy = self.repository.resolve_as_if(*identity, 1)?;
+        let would = policy.lookup(direction, peer_identity(peer, node), at.0, at.1);
+        explain::difference(&self.repository, enforced.as_ref(), &would)
     }
 
     fn combine(&self, egress: Option<Decision>, ingress: Option<Decision>) -> Verdict {
@@ -298,7 +401,17 @@ impl World {
             verdict: if passes { Outcome::Allowed } else { Outcome::Denied },
             auth: if asks { Auth::Required } else { Auth::None },
             rules: rules.cloned().collect(),
+            audit: Vec::new(),
         }
+    }
+}
+
+/// Who a peer is to a pod on `node`.
+fn peer_identity(peer: &Place, node: &str) -> u32 {
+    match peer {
+        Place::Pod(identity, _) | Place::Outside(identity) => *identity,
+        Place::Node(other) if other == node => reserved::HOST,
+        Place::Node(_) => reserved::REMOTE_NODE,
     }
 }
 

@@ -252,8 +252,13 @@ fn what_is_unknown_or_not_enforced_is_refused_with_its_path() {
         ("{endpointSelector: {}, ingressDeny: []}", "spec", "says nothing"),
         ("{endpointSelector: {}, enableDefaultDeny: {ingress: false}}", "spec", "says nothing"),
         ("{endpointSelector: {}, ingres: [{}], ingress: [{}]}", "spec.ingres", "not a known field"),
-        ("{nodeSelector: {}, ingress: [{}]}", "spec.nodeSelector", "not enforced yet"),
-        ("{endpointSelector: {}, log: {value: x}, ingress: [{}]}", "spec.log", "not enforced yet"),
+        ("{nodeSelector: {}, ingress: [{}]}", "spec.nodeSelector", "CiliumClusterwideNetworkPolicy only"),
+        ("{endpointSelector: {}, nodeSelector: {}, ingress: [{}]}", "spec.nodeSelector", "beside"),
+        (
+            "{endpointSelector: {}, log: {value: 'more than thirty-two characters!!'}, ingress: [{}]}",
+            "spec.log.value",
+            "at most 32",
+        ),
         ("{endpointSelector: {}, ingress: {}}", "spec.ingress", "must be a list"),
         ("{endpointSelector: {}, ingress: [null]}", "spec.ingress[0]", "must be a map"),
         (
@@ -267,8 +272,8 @@ fn what_is_unknown_or_not_enforced_is_refused_with_its_path() {
             "must be a string",
         ),
         (
-            "{endpointSelector: {matchLabels: {'container:x': a}}, ingress: [{}]}",
-            "spec.endpointSelector.matchLabels[\"container:x\"]",
+            "{endpointSelector: {matchLabels: {'planet:x': a}}, ingress: [{}]}",
+            "spec.endpointSelector.matchLabels[\"planet:x\"]",
             "source",
         ),
         (
@@ -308,16 +313,15 @@ fn what_is_unknown_or_not_enforced_is_refused_with_its_path() {
 #[test]
 fn clauses_are_refused_rather_than_widened() {
     let table = [
-        ("{fromEndpoints: [{namespaceSelector: {}}]}", "fromEndpoints[0].namespaceSelector", "not enforced"),
+        ("{fromEndpoints: [{namespaceSelector: []}]}", "fromEndpoints[0].namespaceSelector", "must be a map"),
         ("{fromEndpoints: {}}", "fromEndpoints", "must be a list"),
         ("{fromEndpoints: [{}], fromEntities: [world]}", "", "cannot be combined"),
         ("{fromRequires: [{}]}", "fromRequires", "no longer"),
-        ("{fromNodes: [{}]}", "fromNodes", "not enforced"),
-        ("{fromGroups: []}", "fromGroups", "not enforced"),
+        ("{fromNodes: [{matchLabel: {}}]}", "fromNodes[0].matchLabel", "not a known field"),
+        ("{fromGroups: [{azure: {}}]}", "fromGroups[0].azure", "not a known field"),
+        ("{fromNodes: [{}], fromCIDR: [10.0.0.0/8]}", "", "cannot be combined"),
         ("{toEndpoints: [{}]}", "toEndpoints", "not a known field"),
         ("{fromEntities: [planet]}", "fromEntities[0]", "not an entity"),
-        ("{fromEntities: [cluster-mesh]}", "fromEntities[0]", "not enforced"),
-        ("{fromEntities: [world-ipv4]}", "fromEntities[0]", "not a name"),
         ("{fromCIDR: [10.0.0.0/33]}", "fromCIDR[0]", "not an address"),
         ("{fromCIDR: ['::ffff:10.0.0.1']}", "fromCIDR[0]", "never match"),
         ("{fromCIDRSet: [{cidr: 10.0.0.1}]}", "fromCIDRSet[0].cidr", "not a range"),
@@ -327,26 +331,42 @@ fn clauses_are_refused_rather_than_widened() {
             "not inside",
         ),
         ("{fromCIDRSet: [{cidr: 10.0.0.0/8, except: ['::/0']}]}", "fromCIDRSet[0].except[0]", "not inside"),
-        ("{fromCIDRSet: [{cidrGroupRef: x}]}", "fromCIDRSet[0]", "`cidr` is missing"),
-        (
-            "{fromCIDRSet: [{cidr: 10.0.0.0/8, cidrGroupRef: x}]}",
-            "fromCIDRSet[0].cidrGroupRef",
-            "not enforced",
-        ),
+        ("{fromCIDRSet: [{except: [10.0.0.0/8]}]}", "fromCIDRSet[0]", "`cidr` is missing"),
+        ("{fromCIDRSet: [{cidr: 10.0.0.0/8, cidrGroupRef: x}]}", "fromCIDRSet[0]", "more than one way"),
         ("{toPorts: []}", "toPorts", "empty"),
         ("{toPorts: [{}]}", "toPorts[0]", "`ports` is missing"),
         ("{toPorts: [{ports: []}]}", "toPorts[0].ports", "empty"),
         (
-            "{toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {http: [{}]}}]}",
-            "toPorts[0].rules",
-            "not enforced",
+            "{toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {http: [{paths: /}]}}]}",
+            "toPorts[0].rules.http[0].paths",
+            "not a known field",
         ),
         (
-            "{toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {}}]}",
-            "toPorts[0].rules",
-            "not enforced",
+            "{toPorts: [{ports: [{port: '80', protocol: UDP}], rules: {http: [{}]}}]}",
+            "toPorts[0].ports[0]",
+            "must be TCP",
         ),
-        ("{toPorts: [{ports: [{port: '80'}], serverNames: [x]}]}", "toPorts[0].serverNames", "not enforced"),
+        (
+            "{toPorts: [{ports: [{port: '0', protocol: TCP}], rules: {http: [{}]}}]}",
+            "toPorts[0].ports[0].port",
+            "every port",
+        ),
+        (
+            "{toPorts: [{ports: [{port: '80'}], rules: {http: [], kafka: []}}]}",
+            "toPorts[0].rules",
+            "more than one protocol",
+        ),
+        ("{toPorts: [{ports: [{port: '53'}], rules: {dns: [{}]}}]}", "toPorts[0].rules.dns", "egress"),
+        (
+            "{toPorts: [{ports: [{port: '80'}], serverNames: []}]}",
+            "toPorts[0].serverNames",
+            "names of servers",
+        ),
+        (
+            "{toPorts: [{ports: [{port: '80'}], listener: {name: a, envoyConfig: {name: b}}}]}",
+            "toPorts[0].listener",
+            "egress",
+        ),
         ("{toPorts: [{ports: [{protocol: TCP}]}]}", "toPorts[0].ports[0]", "`port` is missing"),
         (
             "{toPorts: [{ports: [{port: '80', protocol: tcp}]}]}",
@@ -354,10 +374,11 @@ fn clauses_are_refused_rather_than_widened() {
             "not a protocol",
         ),
         ("{toPorts: [{ports: [{port: '80', protocol: ICMP}]}]}", "toPorts[0].ports[0].protocol", "no ports"),
+        ("{toPorts: [{ports: [{port: '80', protocol: GRE}]}]}", "toPorts[0].ports[0].port", "no ports"),
         (
-            "{toPorts: [{ports: [{port: '0', protocol: GRE}]}]}",
+            "{toPorts: [{ports: [{port: '0', protocol: '256'}]}]}",
             "toPorts[0].ports[0].protocol",
-            "not enforced",
+            "not a protocol",
         ),
         ("{toPorts: [{ports: [{port: '65536'}]}]}", "toPorts[0].ports[0].port", "not a port"),
         ("{toPorts: [{ports: [{port: '-1'}]}]}", "toPorts[0].ports[0].port", "not a port"),
@@ -386,8 +407,11 @@ fn clauses_are_refused_rather_than_widened() {
     let deny =
         "{endpointSelector: {}, ingressDeny: [{fromEndpoints: [{}], authentication: {mode: required}}]}";
     assert_eq!(rule(deny).unwrap_err().path, "spec.ingressDeny[0].authentication");
-    let names = "{endpointSelector: {}, egress: [{toFQDNs: [{matchName: a.example}]}]}";
-    assert_eq!(rule(names).unwrap_err().path, "spec.egress[0].toFQDNs");
+    let names = "{endpointSelector: {}, egressDeny: [{toFQDNs: [{matchName: a.example}]}]}";
+    assert_eq!(rule(names).unwrap_err().path, "spec.egressDeny[0].toFQDNs");
+    let above =
+        "{endpointSelector: {}, ingressDeny: [{toPorts: [{ports: [{port: '80'}], rules: {http: [{}]}}]}]}";
+    assert_eq!(rule(above).unwrap_err().path, "spec.ingressDeny[0].toPorts[0].rules");
 }
 
 #[test]
@@ -426,7 +450,7 @@ fn kinds_and_versions() {
     let table = [
         ("{apiVersion: v1, kind: Pod, metadata: {name: a}}", ""),
         (
-            "{apiVersion: cilium.io/v1alpha1, kind: CiliumNetworkPolicy, metadata: {name: a}, spec: {}}",
+            "{apiVersion: cilium.io/v1beta1, kind: CiliumNetworkPolicy, metadata: {name: a}, spec: {}}",
             "apiVersion",
         ),
         ("{apiVersion: cilium.io/v2, kind: CiliumNetworkPolicy, metadata: {name: a}}", ""),
@@ -451,12 +475,11 @@ fn kinds_and_versions() {
 
 #[test]
 fn errors_read_well() {
-    let text = WHOLE.replace("toEndpoints: [{}]", "toFQDNs: [{matchName: a}]");
+    let text = WHOLE.replace("toEndpoints: [{}]", "toRequires: [{}]");
     let error = read(&text).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "line 29: spec.egress[0].toFQDNs: is not enforced yet, so the document is refused \
-         (names are not resolved yet; list the addresses with toCIDR)"
+        "line 29: spec.egress[0].toRequires: is no longer part of the API (put its labels into `toEndpoints`)"
     );
     let value: Value = json!({"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy", "metadata": {"name": "a"}, "spec": {"x": 1}});
     let error = parse(&Document::from_value(value), &Settings::default()).unwrap_err();

@@ -8,7 +8,7 @@ use countersign_policy::identity::{
 };
 use countersign_policy::labels::{Labels, Source};
 use countersign_policy::objects::{Namespace, Pod};
-use countersign_policy::selector::{Operator, Requirement, Selector};
+use countersign_policy::selector::{Operator, PodRange, Requirement, Selector};
 
 fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
@@ -27,6 +27,7 @@ fn shop() -> Namespace {
     Namespace {
         name: "shop".to_owned(),
         labels: map(&[("env", "prod"), ("kubernetes.io/metadata.name", "shop")]),
+        annotations: map(&[]),
     }
 }
 
@@ -167,17 +168,25 @@ fn ranges_choose_what_is_inside() {
         pods,
     };
     let inside = cidr_labels("10.1.0.0/16".parse().unwrap());
-    assert!(cidr("10.0.0.0/8", &[], false).matches(&inside));
-    assert!(cidr("10.1.0.0/16", &[], false).matches(&inside));
+    assert!(cidr("10.0.0.0/8", &[], PodRange::None).matches(&inside));
+    assert!(cidr("10.1.0.0/16", &[], PodRange::None).matches(&inside));
     assert!(
-        !cidr("10.1.2.0/24", &[], false).matches(&inside),
+        !cidr("10.1.2.0/24", &[], PodRange::None).matches(&inside),
         "narrower ranges have identities of their own"
     );
-    assert!(!cidr("10.0.0.0/8", &["10.1.0.0/16"], false).matches(&inside));
-    assert!(cidr("10.0.0.0/8", &["10.1.2.0/24"], false).matches(&inside));
-    assert!(!cidr("::/0", &[], false).matches(&inside));
-    let mut pod = Labels::new();
-    pod.insert(Source::Cidr, "10.1.0.0/16", "");
-    assert!(!cidr("10.0.0.0/8", &[], false).matches(&pod), "a CIDR rule is about what is outside");
-    assert!(cidr("10.0.0.0/8", &[], true).matches(&pod), "an ipBlock is about pods, too");
+    assert!(!cidr("10.0.0.0/8", &["10.1.0.0/16"], PodRange::None).matches(&inside));
+    assert!(cidr("10.0.0.0/8", &["10.1.2.0/24"], PodRange::None).matches(&inside));
+    assert!(!cidr("::/0", &[], PodRange::None).matches(&inside));
+    let pods = [["10.1.0.1".parse().unwrap()].into(), ["10.2.0.1".parse().unwrap()].into()];
+    let table = [
+        ("10.0.0.0/8", PodRange::None, false),
+        ("10.0.0.0/8", PodRange::Whole, true),
+        ("10.1.0.0/16", PodRange::Whole, false),
+        ("10.1.0.0/16", PodRange::Part, true),
+        ("10.3.0.0/16", PodRange::Part, false),
+    ];
+    for (net, meant, expected) in table {
+        assert_eq!(cidr(net, &[], meant).matches_addresses(&pods), expected, "{net} {meant:?}");
+    }
+    assert!(!cidr("10.0.0.0/8", &[], PodRange::Whole).matches_addresses(&[]), "nobody is nowhere");
 }

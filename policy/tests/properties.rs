@@ -1,6 +1,5 @@
 //! What must hold whatever is written: scope, emptiness, addresses, and that nothing panics.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use countersign_policy::identity::{FIRST_CIDR, cidr_labels, identity_number, is_pod, pod_labels, reserved};
@@ -184,7 +183,7 @@ proptest! {
         for (which, app, there) in steps {
             let number = 1000 + which;
             let namespace = if which % 2 == 0 { "one" } else { "two" };
-            let affected: BTreeSet<u32> = if there {
+            let touched = if there {
                 let label = ("app".to_owned(), ["a", "b", "c", "d"][app].to_owned());
                 repository.upsert_identity(number, pod_in(namespace, &[label]))
             } else {
@@ -192,7 +191,7 @@ proptest! {
             };
             let after: Vec<_> = numbers.iter().map(|number| repository.resolve(*number, 1)).collect();
             for ((number, old), new) in numbers.iter().zip(&before).zip(&after) {
-                prop_assert!(affected.contains(number) || old == new, "{} changed without being named", number);
+                prop_assert!(touched.identities().contains(number) || old == new, "{} changed without being named", number);
             }
             before = after;
         }

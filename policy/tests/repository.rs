@@ -190,7 +190,7 @@ fn modes_that_disagree_are_reported_with_both_rules() {
         &format!("ingress: [{{{peer}, authentication: {{mode: disabled}}}}]"),
         &format!("ingress: [{{{peer}, authentication: {{mode: required}}}}]"),
     ]);
-    let conflicts = repository.resolve(WEB, 1).conflicts;
+    let conflicts = repository.resolve(WEB, 1).conflicting_rules();
     let name = |rule: &u32| repository.rule(*rule).unwrap().name.clone();
     let names: Vec<_> = conflicts.iter().map(|(one, other)| (name(one), name(other))).collect();
     assert_eq!(names, [("p0".to_owned(), "p1".to_owned())]);
@@ -299,7 +299,7 @@ fn names_of_ports_are_the_receivers() {
         "egress: [{toPorts: [{ports: [{port: http, protocol: TCP}]}]}]",
     ]);
     assert!(!decision(&repository, Direction::Ingress, CLIENT, TCP, 80).allow);
-    assert!(repository.set_named_ports(WEB, named(80)).contains(&WEB));
+    assert!(repository.set_named_ports(WEB, named(80)).identities().contains(&WEB));
     repository.set_named_ports(CLIENT, named(81));
     assert!(decision(&repository, Direction::Ingress, CLIENT, TCP, 80).allow);
     assert!(!decision(&repository, Direction::Ingress, CLIENT, TCP, 81).allow);
@@ -313,19 +313,19 @@ fn names_of_ports_are_the_receivers() {
 fn what_changes_is_said() {
     let mut repository = with(&["ingress: [{fromEndpoints: [{matchLabels: {app: client}}]}]"]);
     let set = |numbers: &[u32]| numbers.iter().copied().collect::<BTreeSet<u32>>();
-    assert_eq!(repository.upsert_identity(3000, labels("shop", "client")), set(&[WEB, 3000]));
-    assert_eq!(repository.upsert_identity(3000, labels("shop", "client")), set(&[]));
-    assert_eq!(repository.upsert_identity(3001, labels("other", "client")), set(&[3001]));
-    assert_eq!(repository.upsert_identity(3000, labels("shop", "db")), set(&[WEB, 3000]));
-    assert_eq!(repository.upsert_identity(3001, labels("shop", "client")), set(&[WEB, 3001]));
-    assert_eq!(repository.remove_identity(3001), set(&[WEB, 3001]));
-    assert_eq!(repository.remove_identity(3001), set(&[]));
-    assert_eq!(repository.upsert_identity(3002, labels("shop", "web")), set(&[3002]));
+    assert_eq!(repository.upsert_identity(3000, labels("shop", "client")).identities(), set(&[WEB, 3000]));
+    assert_eq!(repository.upsert_identity(3000, labels("shop", "client")).identities(), set(&[]));
+    assert_eq!(repository.upsert_identity(3001, labels("other", "client")).identities(), set(&[3001]));
+    assert_eq!(repository.upsert_identity(3000, labels("shop", "db")).identities(), set(&[WEB, 3000]));
+    assert_eq!(repository.upsert_identity(3001, labels("shop", "client")).identities(), set(&[WEB, 3001]));
+    assert_eq!(repository.remove_identity(3001).identities(), set(&[WEB, 3001]));
+    assert_eq!(repository.remove_identity(3001).identities(), set(&[]));
+    assert_eq!(repository.upsert_identity(3002, labels("shop", "web")).identities(), set(&[3002]));
     let deny = policy("p0", "{endpointSelector: {matchLabels: {app: db}}, ingress: []}");
-    assert_eq!(repository.upsert_policy(deny), set(&[WEB, DB, 3000, 3002]));
+    assert_eq!(repository.upsert_policy(deny).identities(), set(&[WEB, DB, 3000, 3002]));
     let id = PolicyId { kind: Kind::CiliumNetworkPolicy, namespace: "shop".into(), name: "p0".into() };
-    assert_eq!(repository.remove_policy(&id), set(&[DB, 3000]));
-    assert_eq!(repository.remove_policy(&id), set(&[]));
+    assert_eq!(repository.remove_policy(&id).identities(), set(&[DB, 3000]));
+    assert_eq!(repository.remove_policy(&id).identities(), set(&[]));
     assert_eq!(repository.policies().count(), 0);
 }
 
@@ -517,24 +517,43 @@ fn wide_policies_and_namespaced_ones_add_up() {
 }
 
 #[test]
-fn pods_in_a_block_of_addresses_have_its_label() {
+fn pods_in_a_block_of_addresses_are_meant() {
     let text = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: p, namespace: shop}, \
                 spec: {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}}]}]}}";
     let mut repository = with(&["egress: [{toCIDR: [10.0.0.0/24]}]"]);
     repository.upsert_policy(parse(&yaml::parse(text).unwrap().remove(0), &Settings::default()).unwrap());
-    let of = |addresses: &[&str]| {
-        let addresses: Vec<_> = addresses.iter().map(|address| address.parse().unwrap()).collect();
-        repository.pod_cidrs(&addresses).iter().map(ToString::to_string).collect::<Vec<_>>()
+    let pods = |pods: &[&[&str]]| {
+        let addresses = |pod: &&[&str]| pod.iter().map(|address| address.parse().unwrap()).collect();
+        pods.iter().map(addresses).collect::<countersign_policy::repository::PodAddresses>()
     };
-    assert_eq!(of(&["10.0.0.1"]), ["10.0.0.0/8"], "toCIDR is not about pods");
-    assert_eq!(of(&["10.1.0.1", "fd00::1"]), ["10.1.0.0/16"]);
-    assert!(of(&["192.168.0.1"]).is_empty());
-    for (number, block, passes) in [(3000, "10.0.0.0/8", true), (3001, "10.1.0.0/16", false)] {
-        let mut labels = labels("other", "client");
-        labels.insert(Source::Cidr, block, "");
-        repository.upsert_identity(number, labels);
-        assert_eq!(decision(&repository, Direction::Ingress, number, TCP, 80).allow, passes, "{block}");
+    let table: &[(&[&[&str]], bool)] = &[
+        (&[&["10.0.0.1"]], true),
+        (&[&["10.0.0.1", "fd00::1"]], true),
+        (&[&["10.0.0.1"], &["10.9.0.1"]], true),
+        // One verdict for all pods of an identity: who is let in must be inside, every one of them.
+        (&[&["10.0.0.1"], &["192.168.0.1"]], false),
+        (&[&["10.0.0.1"], &["10.1.0.1"]], false),
+        (&[&["10.0.0.1", "10.1.0.1"]], false),
+        (&[&["192.168.0.1"]], false),
+        (&[&["fd00::1"]], false),
+        (&[], false),
+    ];
+    for (addresses, passes) in table {
+        let touched = repository.set_addresses(OTHER, pods(addresses));
+        assert_eq!(
+            decision(&repository, Direction::Ingress, OTHER, TCP, 80).allow,
+            *passes,
+            "{addresses:?} {touched:?}"
+        );
     }
+    assert!(repository.set_addresses(OTHER, pods(&[&["10.0.0.1"]])).identities().contains(&WEB));
+    assert!(repository.set_addresses(OTHER, pods(&[&["10.0.0.2"]])).is_empty(), "still inside");
+    repository.upsert_identity(OTHER, labels("other", "server"));
+    assert!(decision(&repository, Direction::Ingress, OTHER, TCP, 80).allow, "where it is has not changed");
+    assert!(
+        !repository.resolve(WEB, 1).lookup(Direction::Egress, OTHER, TCP, 80).allow,
+        "toCIDR is not about pods"
+    );
 }
 
 /// Applies the first `count` operations.

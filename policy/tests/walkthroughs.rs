@@ -167,7 +167,7 @@ fn namespaces_are_chosen_by_their_labels() {
 }
 
 #[test]
-fn what_would_become_a_plain_allow_is_refused() {
+fn what_would_become_a_plain_allow_allows_nothing() {
     let with = |clause: &str| {
         format!(
             "{{apiVersion: cilium.io/v2, kind: CiliumNetworkPolicy, metadata: {{name: p, namespace: production}}, \
@@ -178,10 +178,19 @@ fn what_would_become_a_plain_allow_is_refused() {
         "{toPorts: [{ports: [{port: '9092', protocol: TCP}], rules: {kafka: [{role: produce, topic: a}]}}]}";
     let pruned = "{toPorts: [{ports: [{port: '9092', protocol: TCP}], rules: {}}]}";
     let namespaces = "{fromEndpoints: [{namespaceSelector: {matchLabels: {name: monitoring}}}]}";
-    for clause in [kafka, pruned, namespaces] {
-        let error = try_world(&with(clause)).unwrap_err();
-        assert!(error.line.is_some() && !error.hint.is_empty(), "{error}");
+    let plain = "{toPorts: [{ports: [{port: '9092', protocol: TCP}]}]}";
+    for (clause, passes) in [(kafka, false), (pruned, false), (plain, true)] {
+        let expected = if passes { "yes" } else { "no" };
+        check(&with(clause), &format!("web/frontend > production/backend TCP/9092 {expected}"));
     }
+    check(&with(namespaces), "web/frontend > production/backend TCP/80 no");
+    check(
+        &with(
+            "{fromEndpoints: [{matchLabels: {app: frontend}, namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: web}}}]}",
+        ),
+        "web/frontend > production/backend TCP/80 yes
+         production/frontend > production/backend TCP/80 no",
+    );
 }
 
 #[test]

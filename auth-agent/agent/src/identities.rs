@@ -10,6 +10,7 @@ use countersign_cluster::IdentityRegistry;
 use countersign_ebpf_common::ipcache::{IpEntry, flag};
 use countersign_policy::identity::{FIRST_CIDR, reserved};
 use countersign_policy::labels::Labels;
+use countersign_policy::repository::PodAddresses;
 use ipnet::IpNet;
 
 use crate::node_ids::THIS_NODE;
@@ -42,6 +43,8 @@ pub struct Effects {
     pub gone: Vec<u32>,
     /// Addresses whose entry is to be looked at again.
     pub addresses: BTreeSet<IpAddr>,
+    /// Identities with other pods, or pods at other addresses, than before.
+    pub moved: BTreeSet<u32>,
 }
 
 /// Prefixes and their numbers.
@@ -103,6 +106,7 @@ impl Identities {
     }
 
     fn enter(&mut self, key: &PodKey, placement: &Placement, labels: Labels, effects: &mut Effects) {
+        effects.moved.insert(placement.identity);
         let record = self.records.entry(placement.identity).or_default();
         if record.pods.is_empty() {
             record.labels = labels.clone();
@@ -119,6 +123,7 @@ impl Identities {
     }
 
     fn leave(&mut self, key: &PodKey, old: &Placement, effects: &mut Effects) {
+        effects.moved.insert(old.identity);
         if let Some(record) = self.records.get_mut(&old.identity) {
             record.pods.remove(key);
             if record.pods.is_empty() {
@@ -167,6 +172,14 @@ impl Identities {
     #[must_use]
     pub fn labels(&self, identity: u32) -> Option<&Labels> {
         self.records.get(&identity).map(|record| &record.labels)
+    }
+
+    /// The addresses of each pod of an identity.
+    #[must_use]
+    pub fn addresses(&self, identity: u32) -> PodAddresses {
+        let pods = self.records.get(&identity).into_iter().flat_map(|record| &record.pods);
+        let placed = pods.filter_map(|key| self.placements.get(key)).filter(|at| !at.ips.is_empty());
+        placed.map(|placement| placement.ips.iter().copied().collect()).collect()
     }
 
     /// All identities of pods, with how many pods have each.

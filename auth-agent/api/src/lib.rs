@@ -24,7 +24,7 @@ pub use types::auth::{AuthEntry, AuthFlushed, AuthState};
 pub use types::encrypt::{EncryptPeer, EncryptStatus};
 pub use types::endpoint::{EndpointAdded, EndpointEntry, IdentityEntry, IpcacheEntry};
 pub use types::flow::{Flow, FlowEndpoint, FlowEvent, FlowL4, FlowPolicy};
-pub use types::policy::{PolicyDocument, PolicyEntry, PolicyView};
+pub use types::policy::{PolicyCondition, PolicyDocument, PolicyEntry, PolicyView};
 pub use types::spire::{MissingSvid, SpireConnection, SpireStatus, SvidEntry, TrustDomainEntry};
 pub use types::status::{
     Authentication, ClusterSource, Datapath, EncryptSummary, Health, HealthState, IdentitySource, LastError,

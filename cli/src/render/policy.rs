@@ -2,6 +2,7 @@
 
 use countersign_agent_api::{PolicyDocument, PolicyEntry, PolicyView};
 
+use super::escape::Safe;
 use super::paint::{Paint, Tone};
 use super::table::{Field, Table, field, maybe, toned};
 use crate::ask::OnNode;
@@ -32,11 +33,36 @@ fn documents(views: &[OnNode<PolicyView>], named: bool, paint: Paint) -> String 
             table.row(row);
         }
     }
-    table.render("No policies: everything is allowed.")
+    let mut text = table.render("No policies: everything is allowed.");
+    text.push_str(&conditions(views, paint));
+    text
+}
+
+/// What authors should know of policies in force, a line each.
+fn conditions(views: &[OnNode<PolicyView>], paint: Paint) -> String {
+    let mut known = std::collections::BTreeSet::new();
+    let mut text = String::new();
+    for one in views.iter().flat_map(|view| &view.value.documents) {
+        for condition in &one.conditions {
+            let name =
+                if one.namespace.is_empty() { &one.name } else { &format!("{}/{}", one.namespace, one.name) };
+            let line = if condition.line > 0 { format!(":{}", condition.line) } else { String::new() };
+            let path = if condition.path.is_empty() { String::new() } else { format!(" {}", condition.path) };
+            let said = Safe(&format!("{} {name}{line}{path}: {}", one.kind, condition.message)).to_string();
+            if known.insert(said.clone()) {
+                let tone = if condition.denied { paint.bad("denied") } else { paint.warn("note") };
+                text.push_str(&format!("{tone}  {said}\n"));
+            }
+        }
+    }
+    if text.is_empty() { text } else { format!("\n{text}") }
 }
 
 fn document(one: &PolicyDocument) -> [Field; 7] {
     let status = match &one.refused {
+        None if one.conditions.iter().any(|condition| condition.denied) => {
+            toned(Tone::Warn, "in force, in part denied")
+        }
         None => toned(Tone::Good, "in force"),
         Some(why) => toned(Tone::Bad, format!("refused: {why}")),
     };

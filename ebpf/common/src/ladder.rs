@@ -31,7 +31,8 @@ pub fn choose(own: Option<&PolicyEntry>, any: Option<&PolicyEntry>) -> Decision 
     let deny = winner.flags & flag::DENY != 0;
     Decision {
         allow: !deny,
-        deny_rule: deny,
+        // What denies and is no rule's stands for nothing allowing it.
+        deny_rule: deny && winner.rule_id != 0,
         auth_type: if deny { 0 } else { auth_of(winner, other) },
         rule_id: winner.rule_id,
     }

@@ -2,10 +2,11 @@
 
 use super::selectors::{namespace_key, pod_key, requirements};
 use super::{Context, peers, ports};
+use crate::endpoint::tier;
 use crate::fields::{Field, Object, Result};
 use crate::labels::{POD_NAMESPACE, Source};
 use crate::model::{Action, Clause, Direction, Peers, PortMatch, Ports, Rule};
-use crate::selector::{Requirement, Selector};
+use crate::selector::{PodRange, Requirement, Selector};
 
 /// Reads the `spec`.
 pub(super) fn rules(context: &mut Context<'_>, mut root: Object<'_>) -> Result<Vec<Rule>> {
@@ -38,6 +39,7 @@ pub(super) fn rules(context: &mut Context<'_>, mut root: Object<'_>) -> Result<V
         clauses,
         labels: Vec::new(),
         description: String::new(),
+        log: String::new(),
     }])
 }
 
@@ -80,7 +82,8 @@ fn clause(context: &Context<'_>, field: &Field<'_>, direction: Direction, index:
         matches.push(port(&entry)?);
     }
     let ports = if matches.is_empty() { Ports::All } else { Ports::Of(matches) };
-    Ok(Clause { direction, action: Action::Allow, index, line: field.line(), peers, ports, auth: None })
+    let (action, priority, line) = (Action::Allow, tier::NORMAL, field.line());
+    Ok(Clause { direction, action, priority, index, line, peers, ports, auth: None })
 }
 
 fn peer(context: &Context<'_>, field: &Field<'_>) -> Result<Selector> {
@@ -114,7 +117,7 @@ fn ip_block(field: &Field<'_>) -> Result<Selector> {
     let net = block.required("cidr")?;
     let except = block.get("except");
     block.finish(&[])?;
-    peers::range(&net, except.as_ref(), true)
+    peers::range(&net, except.as_ref(), PodRange::Whole)
 }
 
 fn port(field: &Field<'_>) -> Result<PortMatch> {

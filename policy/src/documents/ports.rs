@@ -1,7 +1,9 @@
 //! Protocols and ports of a clause.
 
+use super::Context;
+use super::layer7::{self, Above};
 use crate::fields::{Field, Object, Result};
-use crate::model::{PortMatch, Ports};
+use crate::model::{Action, Direction, PortMatch, Ports};
 
 /// IP protocol numbers (IANA).
 pub(crate) mod protocol {
@@ -15,19 +17,46 @@ pub(crate) mod protocol {
 /// Most entries of one `ports` or `fields` list (Cilium's own bound).
 const ENTRIES: usize = 40;
 
-const LAYER_7: &str =
-    "rules above ports are not built yet; a plain port rule would allow more than is written";
+/// Protocols without ports that rules may name.
+const PORTLESS: [(&str, u8); 7] =
+    [("VRRP", 112), ("IGMP", 2), ("GRE", 47), ("IPIP", 4), ("IPV6", 41), ("ESP", 50), ("AH", 51)];
+
+/// Which list a clause stands in.
+#[derive(Clone, Copy)]
+pub(super) struct Side {
+    pub(super) direction: Direction,
+    pub(super) action: Action,
+}
+
+/// What a clause says of protocols and ports.
+pub(super) struct PortRules {
+    /// What can be enforced as it is; nothing where all of it needs more.
+    pub(super) plain: Option<Ports>,
+    /// What needs more than addresses, protocols and ports.
+    pub(super) withheld: Vec<PortMatch>,
+}
 
 /// Reads `toPorts` and `icmps` of a Cilium clause; neither of them is every protocol.
-pub(super) fn cilium(clause: &mut Object<'_>) -> Result<Ports> {
+pub(super) fn cilium(context: &mut Context<'_>, clause: &mut Object<'_>, side: Side) -> Result<PortRules> {
     let (to_ports, icmps) = (clause.get("toPorts"), clause.get("icmps"));
-    let read: Vec<Vec<PortMatch>> = match (to_ports, icmps) {
+    let (mut plain, mut withheld) = (Vec::new(), Vec::new());
+    match (to_ports, icmps) {
         (Some(_), Some(icmps)) => return Err(icmps.error("cannot stand beside `toPorts`", "write two rules")),
-        (Some(list), None) => filled(&list)?.iter().map(port_rule).collect::<Result<_>>()?,
-        (None, Some(list)) => filled(&list)?.iter().map(icmp_rule).collect::<Result<_>>()?,
-        (None, None) => return Ok(Ports::All),
-    };
-    Ok(Ports::Of(read.concat()))
+        (Some(list), None) => {
+            for rule in filled(&list)? {
+                let (above, mut matches) = port_rule(context, &rule, side)?;
+                if above { withheld.append(&mut matches) } else { plain.append(&mut matches) }
+            }
+        }
+        (None, Some(list)) => {
+            for rule in filled(&list)? {
+                plain.append(&mut icmp_rule(&rule)?);
+            }
+        }
+        (None, None) => return Ok(PortRules { plain: Some(Ports::All), withheld }),
+    }
+    let plain = (!plain.is_empty()).then_some(Ports::Of(plain));
+    Ok(PortRules { plain, withheld })
 }
 
 fn filled<'a>(list: &Field<'a>) -> Result<Vec<Field<'a>>> {
@@ -50,40 +79,94 @@ fn bounded<'a>(list: &Field<'a>) -> Result<Vec<Field<'a>>> {
     Ok(items)
 }
 
-fn port_rule(field: &Field<'_>) -> Result<Vec<PortMatch>> {
+/// The ports of a rule, and whether they may not be allowed as they are.
+fn port_rule(context: &mut Context<'_>, field: &Field<'_>, side: Side) -> Result<(bool, Vec<PortMatch>)> {
     let mut rule = field.object()?;
     let ports = rule.required("ports")?;
-    let above = ["rules", "serverNames", "listener", "terminatingTLS", "originatingTLS"];
-    rule.finish(&above.map(|name| (name, LAYER_7)))?;
+    let above = layer7::read(context, &mut rule, side)?;
+    rule.finish(&[])?;
     let mut matches = Vec::new();
     for entry in bounded(&ports)? {
-        let mut entry = entry.object()?;
-        let protocols = cilium_protocols(entry.get("protocol"))?;
-        let hint = "write \"0\" for every port of the protocol";
-        let port = entry.get("port").ok_or_else(|| entry.field().error("`port` is missing", hint))?;
-        let end = entry.get("endPort");
-        entry.finish(&[])?;
-        for protocol in protocols {
-            matches.push(port_match(protocol, &port, end.as_ref())?);
+        matches.append(&mut port_entry(context, &entry, above)?);
+    }
+    Ok((above.any, matches))
+}
+
+fn port_entry(context: &mut Context<'_>, field: &Field<'_>, above: Above) -> Result<Vec<PortMatch>> {
+    let mut entry = field.object()?;
+    let (protocol, port, end) = (entry.get("protocol"), entry.get("port"), entry.get("endPort"));
+    entry.finish(&[])?;
+    let protocols = match cilium_protocols(protocol.as_ref())? {
+        Protocols::Portless(protocol) => return portless(field, port.as_ref(), end.as_ref(), protocol),
+        Protocols::Any if above.tcp_only => {
+            context.note(field, "names no protocol: read as TCP, which is what the rule above it speaks");
+            vec![protocol::TCP]
         }
+        Protocols::Any => vec![protocol::TCP, protocol::UDP, protocol::SCTP],
+        Protocols::One(protocol::TCP) => vec![protocol::TCP],
+        Protocols::One(_) if above.tcp_only => {
+            return Err(field.error("must be TCP, which is what the rule above it speaks", ""));
+        }
+        Protocols::One(protocol) => vec![protocol],
+    };
+    let hint = "write \"0\" for every port of the protocol";
+    let port = port.ok_or_else(|| field.error("`port` is missing", hint))?;
+    let mut matches = Vec::new();
+    for protocol in protocols {
+        let found = port_match(protocol, &port, end.as_ref())?;
+        if above.rules && matches!(found, PortMatch::Protocol(_)) {
+            return Err(port.error("every port cannot have rules above it", "name the port"));
+        }
+        matches.push(found);
     }
     Ok(matches)
 }
 
-/// The protocols of a port entry; without one, or with ANY, those that have ports.
-fn cilium_protocols(field: Option<Field<'_>>) -> Result<Vec<u8>> {
-    let any = vec![protocol::TCP, protocol::UDP, protocol::SCTP];
-    let Some(field) = field else { return Ok(any) };
-    match field.string()? {
-        "" | "ANY" => Ok(any),
-        "VRRP" | "IGMP" | "GRE" | "IPIP" | "IPV6" | "ESP" | "AH" => {
-            Err(field.error("is not enforced yet, so the document is refused", "TCP, UDP, SCTP or ANY"))
-        }
-        "ICMP" | "ICMPv6" | "ICMPV6" => Err(field.error("has no ports", "use `icmps`")),
-        name => match transport(name) {
-            Some(number) => Ok(vec![number]),
-            None => Err(field.error(format!("{name:?} is not a protocol"), "TCP, UDP, SCTP or ANY")),
-        },
+enum Protocols {
+    /// Those that have ports.
+    Any,
+    One(u8),
+    Portless(u8),
+}
+
+/// The protocol of a port entry; without one, or with ANY, those that have ports.
+fn cilium_protocols(field: Option<&Field<'_>>) -> Result<Protocols> {
+    let Some(field) = field else { return Ok(Protocols::Any) };
+    let name = match field.value {
+        serde_json::Value::Number(number) => number.to_string(),
+        _ => field.string()?.to_owned(),
+    };
+    if matches!(name.as_str(), "" | "ANY") {
+        return Ok(Protocols::Any);
+    }
+    if matches!(name.as_str(), "ICMP" | "ICMPv6" | "ICMPV6" | "1" | "58") {
+        return Err(field.error("has types and no ports", "use `icmps`"));
+    }
+    let known = PORTLESS.iter().find(|(known, _)| *known == name).map(|(_, number)| *number);
+    match transport(&name).or(known).or_else(|| name.parse().ok().filter(|number| *number != 0)) {
+        Some(number @ (protocol::TCP | protocol::UDP | protocol::SCTP)) => Ok(Protocols::One(number)),
+        Some(number) => Ok(Protocols::Portless(number)),
+        None => Err(field.error(
+            format!("{name:?} is not a protocol"),
+            "TCP, UDP, SCTP, ANY, VRRP, IGMP, GRE, IPIP, IPV6, ESP, AH, or a number",
+        )),
+    }
+}
+
+/// A protocol without ports, where `port` may only say so.
+fn portless(
+    field: &Field<'_>,
+    port: Option<&Field<'_>>,
+    end: Option<&Field<'_>>,
+    protocol: u8,
+) -> Result<Vec<PortMatch>> {
+    let silent = |field: &&Field<'_>| {
+        !(field.value.as_str().is_some_and(|text| text.is_empty() || text == "0") || field.value == 0)
+    };
+    match port.filter(silent).or(end.filter(silent)) {
+        Some(port) => Err(port.error("the protocol has no ports", "leave it out")),
+        None if protocol == 0 => Err(field.error("`protocol` is missing", "")),
+        None => Ok(vec![PortMatch::Protocol(protocol)]),
     }
 }
 
@@ -100,8 +183,8 @@ pub(super) fn transport(name: &str) -> Option<u8> {
 /// One port entry: a number (0 is every port), a number and an end, or a name.
 pub(super) fn port_match(protocol: u8, port: &Field<'_>, end: Option<&Field<'_>>) -> Result<PortMatch> {
     let number = match port.value.as_str() {
-        Some(name) if name.bytes().any(|byte| byte.is_ascii_alphabetic()) => {
-            return named(protocol, name, port, end);
+        Some(text) if text.bytes().any(|byte| byte.is_ascii_alphabetic()) => {
+            return named(protocol, port, end);
         }
         Some(_) => port.parsed::<u16>("a port")?,
         None => u16::try_from(port.integer(0..=65535)?).unwrap_or_default(),
@@ -118,15 +201,21 @@ pub(super) fn port_match(protocol: u8, port: &Field<'_>, end: Option<&Field<'_>>
     }
 }
 
-fn named(protocol: u8, name: &str, port: &Field<'_>, end: Option<&Field<'_>>) -> Result<PortMatch> {
+fn named(protocol: u8, port: &Field<'_>, end: Option<&Field<'_>>) -> Result<PortMatch> {
     if let Some(end) = end {
         return Err(end.error("has no meaning beside the name of a port", ""));
     }
+    Ok(PortMatch::Named(protocol, name_of_port(port)?))
+}
+
+/// A name that containers may give a port.
+pub(super) fn name_of_port(field: &Field<'_>) -> Result<String> {
+    let name = field.string()?.to_ascii_lowercase();
     let inside = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    if name.len() > 15 || !name.to_ascii_lowercase().bytes().all(inside) {
-        return Err(port.error("is not the name of a port", "letters, digits and `-`, at most 15"));
+    if name.is_empty() || name.len() > 15 || !name.bytes().all(inside) {
+        return Err(field.error("is not the name of a port", "letters, digits and `-`, at most 15"));
     }
-    Ok(PortMatch::Named(protocol, name.to_ascii_lowercase()))
+    Ok(name)
 }
 
 fn icmp_rule(field: &Field<'_>) -> Result<Vec<PortMatch>> {

@@ -1,7 +1,7 @@
 //! Label selectors: keys with their sources, and the scope that each kind of document adds.
 
 use super::Context;
-use crate::fields::{Field, Result};
+use crate::fields::{Field, Object, Result};
 use crate::labels::{CLUSTER, NAMESPACE_LABELS, POD_NAMESPACE, Source};
 use crate::objects::good_label_value;
 use crate::selector::{Operator, Requirement, Selector};
@@ -14,15 +14,16 @@ pub(super) fn requirements(
     field: &Field<'_>,
     key: &dyn Fn(&Field<'_>, &str) -> Result<Key>,
 ) -> Result<Vec<Requirement>> {
-    let (mut labels, mut expressions) = both(field, key)?;
+    let mut selector = field.object()?;
+    let (mut labels, mut expressions) = both(&mut selector, key)?;
+    selector.finish(&[])?;
     labels.append(&mut expressions);
     Ok(labels)
 }
 
 type Both = (Vec<Requirement>, Vec<Requirement>);
 
-fn both(field: &Field<'_>, key: &dyn Fn(&Field<'_>, &str) -> Result<Key>) -> Result<Both> {
-    let mut selector = field.object()?;
+fn both(selector: &mut Object<'_>, key: &dyn Fn(&Field<'_>, &str) -> Result<Key>) -> Result<Both> {
     let (mut labels, mut expressions) = (Vec::new(), Vec::new());
     if let Some(map) = selector.get("matchLabels") {
         for (text, value) in map.object()?.entries() {
@@ -33,8 +34,6 @@ fn both(field: &Field<'_>, key: &dyn Fn(&Field<'_>, &str) -> Result<Key>) -> Res
     for expression in selector.get("matchExpressions").map_or(Ok(Vec::new()), |list| list.items())? {
         expressions.push(match_expression(&expression, key)?);
     }
-    selector
-        .finish(&[("namespaceSelector", "select the label `k8s:io.kubernetes.pod.namespace` instead")])?;
     Ok((labels, expressions))
 }
 
@@ -85,15 +84,13 @@ fn cilium_key(field: &Field<'_>, text: &str) -> Result<Key> {
     let (source, key) = match text.split_once(':') {
         None => (None, text),
         Some(("any", key)) => (None, key),
-        Some(("k8s", key)) => (Some(Source::K8s), key),
-        Some(("reserved", key)) => (Some(Source::Reserved), key),
-        Some(("cidr", _)) => {
-            return Err(field.error("labels of addresses are not selected", "use CIDR rules"));
-        }
-        Some((source, _)) => {
-            let hint = "k8s:, any: and reserved: are known";
-            return Err(field.error(format!("the label source `{source}:` is not enforced"), hint));
-        }
+        Some((source, key)) => match Source::named(source) {
+            Some(source) => (Some(source), key),
+            None => {
+                let hint = "k8s:, any: and reserved: are those in use";
+                return Err(field.error(format!("`{source}:` is not a source of labels"), hint));
+            }
+        },
     };
     if key.is_empty() {
         return Err(field.error("the key is empty", ""));
@@ -118,7 +115,9 @@ fn names_namespace(requirement: &Requirement) -> bool {
 /// The endpoints a Cilium rule is for. A namespaced policy never gets out of its namespace: the namespace that
 /// its `matchLabels` name is replaced by its own, and expressions can only narrow.
 pub(super) fn subject(context: &mut Context<'_>, field: &Field<'_>) -> Result<Selector> {
-    let (mut labels, mut expressions) = both(field, &cilium_key)?;
+    let mut selector = field.object()?;
+    let (mut labels, mut expressions) = both(&mut selector, &cilium_key)?;
+    selector.finish(&[])?;
     if let Some(namespace) = context.namespace.clone() {
         let own = Requirement::equals(Source::K8s, POD_NAMESPACE, &namespace);
         if labels.iter().any(|label| names_namespace(label) && label.operator != own.operator) {
@@ -134,10 +133,36 @@ pub(super) fn subject(context: &mut Context<'_>, field: &Field<'_>) -> Result<Se
 
 /// One entry of `fromEndpoints` or `toEndpoints`, within the scope that the document gives it: its own namespace,
 /// or, for a cluster-wide one, any; and its own cluster. One that names a `reserved:` label is left as it is.
-pub(super) fn peer(context: &Context<'_>, field: &Field<'_>) -> Result<Selector> {
-    let mut found = requirements(field, &cilium_key)?;
+/// Nothing where it selects by what cannot be known.
+pub(super) fn peer(context: &mut Context<'_>, field: &Field<'_>) -> Result<Option<Selector>> {
+    let mut selector = field.object()?;
+    let (mut found, mut expressions) = both(&mut selector, &cilium_key)?;
+    found.append(&mut expressions);
+    let namespaces = selector.get("namespaceSelector");
+    selector.finish(&[])?;
+    if let Some(namespaces) = namespaces {
+        found.append(&mut requirements(&namespaces, &namespace_key)?);
+        found.push(Requirement::exists(Source::K8s, POD_NAMESPACE));
+        context.note(
+            &namespaces,
+            "read as labels of namespaces (`k8s:io.cilium.k8s.namespace.labels.…`); Cilium does not know it",
+        );
+    }
+    if found.iter().any(|requirement| requirement.source.is_some_and(is_elsewhere)) {
+        context.missing(field, "selects by labels that only addresses, names or nodes have; use CIDR rules");
+        return Ok(None);
+    }
+    Ok(Some(scoped(context, found)))
+}
+
+/// Labels of what has no identity of its own yet.
+fn is_elsewhere(source: Source) -> bool {
+    matches!(source, Source::Cidr | Source::CidrGroup | Source::Fqdn | Source::Node)
+}
+
+fn scoped(context: &Context<'_>, mut found: Vec<Requirement>) -> Selector {
     if found.iter().any(|requirement| requirement.source == Some(Source::Reserved)) {
-        return Ok(Selector::labels(found));
+        return Selector::labels(found);
     }
     let by_namespace = found.iter().any(names_namespace);
     let by_its_labels = found.iter().any(|requirement| requirement.key.starts_with(NAMESPACE_LABELS));
@@ -150,5 +175,5 @@ pub(super) fn peer(context: &Context<'_>, field: &Field<'_>) -> Result<Selector>
     if !found.iter().any(|requirement| requirement.key == CLUSTER) {
         found.push(Requirement::equals(Source::K8s, CLUSTER, &context.settings.cluster));
     }
-    Ok(Selector::labels(found))
+    Selector::labels(found)
 }

@@ -1,152 +1,292 @@
-//! Which identities each selector chooses, kept up to date as identities come and go.
+//! Identities, selectors, and which chooses which, kept up to date as either come and go.
+//!
+//! Neither is ever tried against all of the other: a selector is filed under one label that it demands, an
+//! identity under each label that it has.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
-use crate::labels::{Labels, POD_NAMESPACE};
-use crate::model::PolicyId;
-use crate::selector::Selector;
+use ipnet::IpNet;
+
+use crate::identity::reserved_labels;
+use crate::labels::{CLUSTER, Labels, POD_NAMESPACE};
+use crate::selector::{Operator, Requirement, Selector};
 
 /// Number of a selector in the cache.
 pub(super) type SelectorId = u32;
+/// Sets of things by key and value of a label.
+type ByLabel = BTreeMap<String, BTreeMap<String, BTreeSet<u32>>>;
+/// The addresses of each pod of an identity.
+pub type PodAddresses = BTreeSet<BTreeSet<IpAddr>>;
 
 #[derive(Debug, Default)]
 pub(super) struct SelectorCache {
+    identities: BTreeMap<u32, Labels>,
+    addresses: BTreeMap<u32, PodAddresses>,
+    residents: ByLabel,
+    chosen_by: BTreeMap<u32, BTreeSet<SelectorId>>,
     ids: BTreeMap<Selector, SelectorId>,
     entries: BTreeMap<SelectorId, Entry>,
-    /// Selectors by the one namespace that they demand, if they do: an identity is tried against few of them.
-    by_namespace: BTreeMap<Option<String>, BTreeSet<SelectorId>>,
-    /// Identities by their namespace, for the reverse.
-    residents: BTreeMap<String, BTreeSet<u32>>,
+    anchored: ByLabel,
+    /// Selectors that demand no label.
+    adrift: BTreeSet<SelectorId>,
+    /// Selectors of ranges of addresses.
+    ranges: BTreeSet<SelectorId>,
+    /// Ranges that selectors mention, exceptions included, and how often.
+    nets: BTreeMap<IpNet, usize>,
     next: SelectorId,
 }
 
 #[derive(Debug)]
 struct Entry {
     selector: Selector,
-    users: BTreeSet<PolicyId>,
+    uses: usize,
     matches: BTreeSet<u32>,
 }
 
 impl SelectorCache {
-    /// The selector's number; a new one is tried against all identities.
-    pub(super) fn acquire(
-        &mut self,
-        selector: &Selector,
-        user: &PolicyId,
-        identities: &BTreeMap<u32, Labels>,
-    ) -> SelectorId {
+    /// No selectors, and the reserved identities.
+    pub(super) fn new() -> Self {
+        let mut cache = Self::default();
+        for (identity, labels) in reserved_labels() {
+            cache.upsert(identity, labels);
+        }
+        cache
+    }
+
+    /// The selector's number, which is its until [`Self::release`] has been called as often as this.
+    pub(super) fn acquire(&mut self, selector: &Selector) -> SelectorId {
         let id = match self.ids.get(selector) {
             Some(id) => *id,
-            None => self.add(selector, identities),
+            None => self.add(selector),
         };
         if let Some(entry) = self.entries.get_mut(&id) {
-            entry.users.insert(user.clone());
+            entry.uses += 1;
         }
         id
     }
 
-    fn add(&mut self, selector: &Selector, identities: &BTreeMap<u32, Labels>) -> SelectorId {
+    fn add(&mut self, selector: &Selector) -> SelectorId {
         let id = self.next;
-        self.next += 1;
-        let matches = self.choose(selector, identities);
+        self.next = self.next.wrapping_add(1);
+        let matches = self.choose(selector);
+        for identity in &matches {
+            self.chosen_by.entry(*identity).or_default().insert(id);
+        }
+        self.file(id, selector, true);
         self.ids.insert(selector.clone(), id);
-        self.by_namespace.entry(namespace_of(selector)).or_default().insert(id);
-        self.entries.insert(id, Entry { selector: selector.clone(), users: BTreeSet::new(), matches });
+        self.entries.insert(id, Entry { selector: selector.clone(), uses: 0, matches });
         id
     }
 
-    fn choose(&self, selector: &Selector, identities: &BTreeMap<u32, Labels>) -> BTreeSet<u32> {
-        let matches = |(identity, labels): (&u32, &Labels)| selector.matches(labels).then_some(*identity);
-        match selector.demanded(POD_NAMESPACE) {
-            None => identities.iter().filter_map(matches).collect(),
-            Some(namespace) => {
-                let residents = self.residents.get(namespace).into_iter().flatten();
-                residents.filter_map(|number| identities.get_key_value(number)).filter_map(matches).collect()
-            }
-        }
-    }
-
-    /// Drops `user` from the selector, and the selector with its last user.
-    pub(super) fn release(&mut self, id: SelectorId, user: &PolicyId) {
-        let Some(entry) = self.entries.get_mut(&id) else { return };
-        entry.users.remove(user);
-        if !entry.users.is_empty() {
-            return;
-        }
-        if let Some(entry) = self.entries.remove(&id) {
-            self.ids.remove(&entry.selector);
-            let namespace = namespace_of(&entry.selector);
-            if let Some(ids) = self.by_namespace.get_mut(&namespace) {
-                ids.remove(&id);
-                if ids.is_empty() {
-                    self.by_namespace.remove(&namespace);
+    /// Files a selector where identities will look for it, or takes it out.
+    fn file(&mut self, id: SelectorId, selector: &Selector, there: bool) {
+        let put = |set: &mut BTreeSet<SelectorId>| if there { set.insert(id) } else { set.remove(&id) };
+        match selector {
+            Selector::Cidr { net, except, .. } => {
+                put(&mut self.ranges);
+                for net in except.iter().chain([net]) {
+                    count(&mut self.nets, *net, there);
                 }
             }
+            Selector::Group { .. } => {}
+            Selector::Labels(requirements) => match anchor(requirements) {
+                None => drop(put(&mut self.adrift)),
+                Some((key, values)) => {
+                    let by_value = self.anchored.entry(key.to_owned()).or_default();
+                    for value in values {
+                        put(by_value.entry(value.clone()).or_default());
+                    }
+                }
+            },
         }
+    }
+
+    /// The identities that a new selector chooses.
+    fn choose(&self, selector: &Selector) -> BTreeSet<u32> {
+        let by_labels = |identity: &u32| self.identities.get(identity).is_some_and(|l| selector.matches(l));
+        let mut found: BTreeSet<u32> = match selector {
+            Selector::Group { .. } => BTreeSet::new(),
+            Selector::Cidr { .. } => self.identities.keys().copied().filter(by_labels).collect(),
+            Selector::Labels(requirements) => {
+                let candidates = requirements.iter().filter_map(|r| self.candidates(r));
+                match candidates.min_by_key(|sets| sets.iter().map(|set| set.len()).sum::<usize>()) {
+                    Some(sets) => sets.into_iter().flatten().copied().filter(by_labels).collect(),
+                    None => self.identities.keys().copied().filter(by_labels).collect(),
+                }
+            }
+        };
+        if selector.is_about_addresses() {
+            let inside = self.addresses.iter().filter(|(_, pods)| selector.matches_addresses(*pods));
+            found.extend(inside.map(|(identity, _)| *identity));
+        }
+        found
+    }
+
+    /// The identities with one of the values that the requirement demands.
+    fn candidates(&self, requirement: &Requirement) -> Option<Vec<&BTreeSet<u32>>> {
+        let Operator::In(values) = &requirement.operator else { return None };
+        let by_value = self.residents.get(&requirement.key);
+        Some(values.iter().filter_map(|value| by_value?.get(value)).collect())
+    }
+
+    /// Gives the selector back once.
+    pub(super) fn release(&mut self, id: SelectorId) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        entry.uses = entry.uses.saturating_sub(1);
+        if entry.uses > 0 {
+            return;
+        }
+        let Some(entry) = self.entries.remove(&id) else { return };
+        for identity in &entry.matches {
+            if let Some(chosen) = self.chosen_by.get_mut(identity) {
+                chosen.remove(&id);
+            }
+        }
+        self.file(id, &entry.selector, false);
+        self.ids.remove(&entry.selector);
     }
 
     /// Takes a new or relabelled identity in; returns the selectors that choose it and did not, or the reverse.
-    pub(super) fn upsert(&mut self, identity: u32, old: Option<&Labels>, new: &Labels) -> Vec<SelectorId> {
-        self.move_house(identity, old, Some(new));
-        let mut namespaces = BTreeSet::from([None, new.namespace().map(str::to_owned)]);
-        namespaces.extend(old.map(|labels| labels.namespace().map(str::to_owned)));
-        let mut changed = Vec::new();
-        for id in namespaces.iter().filter_map(|namespace| self.by_namespace.get(namespace)).flatten() {
+    pub(super) fn upsert(&mut self, identity: u32, labels: Labels) -> BTreeSet<SelectorId> {
+        let mut chosen = self.choosers(&labels);
+        if let Some(pods) = self.addresses.get(&identity) {
+            chosen.append(&mut self.by_addresses(pods));
+        }
+        if let Some(old) = self.identities.insert(identity, labels.clone()) {
+            self.register(identity, &old, false);
+        }
+        self.register(identity, &labels, true);
+        self.chosen(identity, chosen)
+    }
+
+    /// Takes an identity out; returns the selectors that chose it.
+    pub(super) fn remove(&mut self, identity: u32) -> Option<BTreeSet<SelectorId>> {
+        let old = self.identities.remove(&identity)?;
+        self.addresses.remove(&identity);
+        self.register(identity, &old, false);
+        let changed = self.chosen(identity, BTreeSet::new());
+        self.chosen_by.remove(&identity);
+        Some(changed)
+    }
+
+    /// Says where the pods of an identity are; returns the selectors that choose it and did not, or the reverse.
+    pub(super) fn set_addresses(&mut self, identity: u32, pods: PodAddresses) -> BTreeSet<SelectorId> {
+        if self.addresses.get(&identity).unwrap_or(&PodAddresses::new()) == &pods {
+            return BTreeSet::new();
+        }
+        let Some(labels) = self.identities.get(&identity) else {
+            self.addresses.insert(identity, pods);
+            return BTreeSet::new();
+        };
+        // Only ranges look at addresses.
+        let mut chosen = self.chosen_by.get(&identity).cloned().unwrap_or_default();
+        let by_labels = |id: &SelectorId| self.entries.get(id).is_some_and(|e| e.selector.matches(labels));
+        chosen.retain(|id| !self.ranges.contains(id) || by_labels(id));
+        chosen.append(&mut self.by_addresses(&pods));
+        self.addresses.insert(identity, pods);
+        self.chosen(identity, chosen)
+    }
+
+    fn by_addresses(&self, pods: &PodAddresses) -> BTreeSet<SelectorId> {
+        let inside = |id: &&SelectorId| {
+            self.entries.get(id).is_some_and(|entry| entry.selector.matches_addresses(pods))
+        };
+        self.ranges.iter().filter(inside).copied().collect()
+    }
+
+    /// The selectors that choose an identity with these labels.
+    fn choosers(&self, labels: &Labels) -> BTreeSet<SelectorId> {
+        let anchored = labels.iter().filter_map(|label| self.anchored.get(&label.key)?.get(&label.value));
+        let has_range = labels.cidrs().next().is_some();
+        let ranges = has_range.then_some(&self.ranges).into_iter().flatten();
+        let tried = anchored.flatten().chain(&self.adrift).chain(ranges);
+        let chooses =
+            |id: &&SelectorId| self.entries.get(id).is_some_and(|entry| entry.selector.matches(labels));
+        tried.filter(chooses).copied().collect()
+    }
+
+    fn register(&mut self, identity: u32, labels: &Labels, there: bool) {
+        for label in labels.iter() {
+            let by_value = self.residents.entry(label.key.clone()).or_default();
+            let residents = by_value.entry(label.value.clone()).or_default();
+            if there {
+                residents.insert(identity);
+                continue;
+            }
+            residents.remove(&identity);
+            if residents.is_empty() {
+                by_value.remove(&label.value);
+            }
+        }
+    }
+
+    /// Enters who chooses an identity now; returns what is different.
+    fn chosen(&mut self, identity: u32, now: BTreeSet<SelectorId>) -> BTreeSet<SelectorId> {
+        let before = self.chosen_by.insert(identity, now.clone()).unwrap_or_default();
+        let changed: BTreeSet<SelectorId> = before.symmetric_difference(&now).copied().collect();
+        for id in &changed {
             let Some(entry) = self.entries.get_mut(id) else { continue };
-            let moved = if entry.selector.matches(new) {
-                entry.matches.insert(identity)
+            if now.contains(id) {
+                entry.matches.insert(identity);
             } else {
-                entry.matches.remove(&identity)
-            };
-            if moved {
-                changed.push(*id);
+                entry.matches.remove(&identity);
             }
         }
         changed
     }
 
-    fn move_house(&mut self, identity: u32, old: Option<&Labels>, new: Option<&Labels>) {
-        if let Some(namespace) = old.and_then(Labels::namespace)
-            && let Some(residents) = self.residents.get_mut(namespace)
-        {
-            residents.remove(&identity);
-            if residents.is_empty() {
-                self.residents.remove(namespace);
-            }
-        }
-        if let Some(namespace) = new.and_then(Labels::namespace) {
-            self.residents.entry(namespace.to_owned()).or_default().insert(identity);
-        }
-    }
-
-    /// Takes an identity out; returns the selectors that chose it.
-    pub(super) fn remove(&mut self, identity: u32, old: &Labels) -> Vec<SelectorId> {
-        self.move_house(identity, Some(old), None);
-        let chose = |(id, entry): (&SelectorId, &mut Entry)| entry.matches.remove(&identity).then_some(*id);
-        self.entries.iter_mut().filter_map(chose).collect()
-    }
-
     /// The identities it chooses.
-    pub(super) fn matches(&self, id: SelectorId) -> impl Iterator<Item = u32> + use<'_> {
-        self.entries.get(&id).into_iter().flat_map(|entry| entry.matches.iter().copied())
+    pub(super) fn matches(&self, id: SelectorId) -> &BTreeSet<u32> {
+        const NONE: &BTreeSet<u32> = &BTreeSet::new();
+        self.entries.get(&id).map_or(NONE, |entry| &entry.matches)
     }
 
     /// Whether it chooses this identity.
     pub(super) fn chooses(&self, id: SelectorId, identity: u32) -> bool {
-        self.entries.get(&id).is_some_and(|entry| entry.matches.contains(&identity))
+        self.chosen_by.get(&identity).is_some_and(|chosen| chosen.contains(&id))
     }
 
-    /// The policies that use it.
-    pub(super) fn users(&self, id: SelectorId) -> impl Iterator<Item = &PolicyId> + use<'_> {
-        self.entries.get(&id).into_iter().flat_map(|entry| entry.users.iter())
+    /// Whether it chooses this identity by where its pods are.
+    pub(super) fn is_inside(&self, selector: &Selector, identity: u32) -> bool {
+        self.addresses.get(&identity).is_some_and(|pods| selector.matches_addresses(pods))
     }
 
-    /// Every selector.
-    pub(super) fn selectors(&self) -> impl Iterator<Item = &Selector> {
-        self.ids.keys()
+    /// The selectors that choose this identity.
+    pub(super) fn choosing(&self, identity: u32) -> impl Iterator<Item = SelectorId> + use<'_> {
+        self.chosen_by.get(&identity).into_iter().flatten().copied()
+    }
+
+    /// Every identity and its labels, in order.
+    pub(super) fn identities(&self) -> &BTreeMap<u32, Labels> {
+        &self.identities
+    }
+
+    /// The ranges that selectors mention.
+    pub(super) fn nets(&self) -> impl Iterator<Item = &IpNet> {
+        self.nets.keys()
     }
 }
 
-fn namespace_of(selector: &Selector) -> Option<String> {
-    selector.demanded(POD_NAMESPACE).map(str::to_owned)
+/// The label that a selector is filed under: one it demands, rather not one that everybody has.
+fn anchor(requirements: &[Requirement]) -> Option<(&str, &[String])> {
+    let demanded = |requirement: &'_ Requirement| matches!(&requirement.operator, Operator::In(_));
+    let common = |requirement: &&Requirement| match requirement.key.as_str() {
+        CLUSTER => 2,
+        POD_NAMESPACE => 1,
+        _ => 0,
+    };
+    let found = requirements.iter().filter(|requirement| demanded(requirement)).min_by_key(common)?;
+    match &found.operator {
+        Operator::In(values) => Some((&found.key, values)),
+        _ => None,
+    }
+}
+
+fn count(nets: &mut BTreeMap<IpNet, usize>, net: IpNet, there: bool) {
+    let uses = nets.entry(net).or_default();
+    *uses = if there { *uses + 1 } else { uses.saturating_sub(1) };
+    if *uses == 0 {
+        nets.remove(&net);
+    }
 }

@@ -307,7 +307,7 @@ fn pods() -> Vec<(u32, Pod, Namespace)> {
         let pod =
             Pod { namespace: namespace.clone(), labels, service_account: app.to_owned(), ..Pod::default() };
         let labels = if env.is_empty() { BTreeMap::new() } else { BTreeMap::from([("env".to_owned(), env)]) };
-        pods.push((number, pod, Namespace { name: namespace, labels }));
+        pods.push((number, pod, Namespace { name: namespace, labels, ..Namespace::default() }));
     }
     pods
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use countersign_policy::endpoint::EndpointPolicy;
 use countersign_policy::model::{Action, Direction};
-use countersign_policy::{Op, Repository, diff};
+use countersign_policy::{Op, Repository, Touched, diff};
 use naive::{Packet, Side};
 use proptest::prelude::*;
 
@@ -74,23 +74,23 @@ proptest! {
         let (mut lived, _) = generate::world(&generate::policies(&others));
         let mut policies = generate::policies(&documents);
         let half = policies.split_off(policies.len() / 2);
-        let mut affected = std::collections::BTreeSet::new();
+        let mut touched = Touched::default();
         let stale: Vec<_> = lived.policies().map(|policy| policy.id.clone()).collect();
-        let before: BTreeMap<u32, _> = subjects(&sides).map(|s| (s.identity, lived.resolve(s.identity, 7))).collect();
+        let mut before: BTreeMap<u32, _> = subjects(&sides).map(|s| (s.identity, lived.resolve(s.identity, 7))).collect();
         for policy in half.into_iter().chain(policies) {
-            affected.append(&mut lived.upsert_policy(policy));
+            touched.extend(lived.upsert_policy(policy));
         }
         for id in stale.iter().filter(|id| fresh.policies().all(|policy| policy.id != **id)) {
-            affected.append(&mut lived.remove_policy(id));
+            touched.extend(lived.remove_policy(id));
         }
         let mut identities: Vec<(u32, _)> = fresh.identities().map(|(number, labels)| (number, labels.clone())).collect();
         let gone: Vec<u32> = lived.identities().map(|(number, _)| number).filter(|n| fresh.identity(*n).is_none()).collect();
         for number in gone {
-            affected.append(&mut lived.remove_identity(number));
+            touched.extend(lived.remove_identity(number));
         }
         identities.rotate_left(usize::try_from(seed % 7).unwrap());
         for (number, labels) in identities {
-            affected.append(&mut lived.upsert_identity(number, labels));
+            touched.extend(lived.upsert_identity(number, labels));
         }
         for subject in subjects(&sides) {
             let (one, other) = (fresh.resolve(subject.identity, 7), lived.resolve(subject.identity, 7));
@@ -102,8 +102,20 @@ proptest! {
                 assert_eq!(decide(&one), decide(&other), "{packet:?}");
             });
             prop_assert_eq!(one.entries.len(), other.entries.len());
-            if !affected.contains(&subject.identity) {
-                prop_assert_eq!(&before[&subject.identity], &other, "changed without being named");
+            let kept = before.get_mut(&subject.identity).unwrap();
+            if touched.scope(subject.identity).is_none() {
+                prop_assert_eq!(&*kept, &other, "changed without being named");
+            }
+            if let Some(scope) = touched.scope(subject.identity) {
+                let start = kept.clone();
+                let refresh = lived.refresh(subject.identity, kept, scope);
+                prop_assert_eq!(&*kept, &other, "what was touched is less than what changed");
+                let mut back = other.clone();
+                let _ = refresh.clone().undo(&mut back);
+                prop_assert_eq!((&back.entries, &back.exact), (&start.entries, &start.exact), "taken back");
+                let mut forth = start;
+                refresh.ops.into_iter().for_each(|op| forth.apply(op));
+                prop_assert_eq!((&forth.entries, &forth.exact), (&other.entries, &other.exact));
             }
         }
         prop_assert_eq!(fresh.cidrs(), lived.cidrs());

@@ -163,62 +163,6 @@ impl Node {
         }
     }
 
-    fn policy_view(&self) -> api::PolicyView {
-        let mut documents: Vec<api::PolicyDocument> = Vec::new();
-        for policy in self.policies.policies() {
-            let subjects = |identity| self.identities.labels(identity);
-            let selects = |endpoint: &&crate::endpoints::Endpoint| {
-                subjects(endpoint.identity)
-                    .is_some_and(|labels| policy.rules.iter().any(|rule| rule.subject.matches(labels)))
-            };
-            documents.push(api::PolicyDocument {
-                kind: policy.id.kind.name().to_owned(),
-                namespace: policy.id.namespace.clone(),
-                name: policy.id.name.clone(),
-                rules: policy.rules.len() as u64,
-                endpoints: self.endpoints.iter().filter(selects).count() as u64,
-                auth_required: policy.rules.iter().flat_map(|rule| &rule.clauses).any(|clause| {
-                    clause.auth.is_some_and(|mode| mode != countersign_policy::model::AuthMode::Disabled)
-                }),
-                refused: None,
-            });
-        }
-        let all: Vec<api::PolicyEntry> = self.endpoints.iter().flat_map(|e| self.policy_entries(e)).collect();
-        let omitted = all.len().saturating_sub(limits::POLICY_ENTRIES_SHOWN) as u64;
-        let entries = all.into_iter().take(limits::POLICY_ENTRIES_SHOWN).collect();
-        api::PolicyView { revision: self.policy_revision, documents, entries, entries_omitted: omitted }
-    }
-
-    fn policy_entries(&self, endpoint: &crate::endpoints::Endpoint) -> Vec<api::PolicyEntry> {
-        use countersign_ebpf_common::policy::{PREFIX_PORT, PREFIX_PROTOCOL};
-        let spec = &endpoint.saved.spec;
-        let entry = |(key, bits): &countersign_policy::endpoint::TrieKey,
-                     entry: &countersign_ebpf_common::policy::PolicyEntry| {
-            let port = u16::from_be(key.port_be);
-            let width = u32::from(PREFIX_PORT.saturating_sub(*bits)).min(16);
-            let any_port = *bits <= PREFIX_PROTOCOL;
-            let span = u16::try_from((1_u32 << width) - 1).unwrap_or(u16::MAX);
-            let origin = self.policies.rule(entry.rule_id);
-            api::PolicyEntry {
-                endpoint: endpoint.saved.slot,
-                pod: format!("{}/{}", spec.namespace, spec.name),
-                direction: if key.direction == direction::EGRESS { "egress" } else { "ingress" }.to_owned(),
-                identity: key.identity,
-                protocol: protocol(key.protocol, *bits),
-                port: if any_port { 0 } else { port },
-                port_end: if any_port { 0 } else { port.saturating_add(span) },
-                verdict: if entry.flags & flag::DENY == 0 { "allow" } else { "deny" }.to_owned(),
-                auth: auth_name(entry.auth_type).to_owned(),
-                precedence: entry.precedence,
-                rules: origin
-                    .map(|o| format!("{} {}/{}", o.kind.name(), o.namespace, o.name))
-                    .into_iter()
-                    .collect(),
-            }
-        };
-        endpoint.policy.entries.iter().map(|(key, value)| entry(key, value)).collect()
-    }
-
     fn ipcache_list(&self) -> Vec<api::IpcacheEntry> {
         use countersign_ebpf_common::ipcache::flag;
         let all = self.encryption.addresses.iter();
@@ -506,7 +450,7 @@ fn endpoint_state(endpoint: &crate::endpoints::Endpoint) -> &'static str {
     }
 }
 
-fn auth_name(of: u8) -> &'static str {
+pub(super) fn auth_name(of: u8) -> &'static str {
     match of {
         auth_type::SPIRE => "required",
         auth_type::ALWAYS_FAIL => "test-always-fail",
@@ -514,7 +458,7 @@ fn auth_name(of: u8) -> &'static str {
     }
 }
 
-fn protocol(number: u8, bits: u8) -> String {
+pub(super) fn protocol(number: u8, bits: u8) -> String {
     if bits < countersign_ebpf_common::policy::PREFIX_PROTOCOL {
         return "ANY".to_owned();
     }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use countersign_auth_proto::Event;
 use countersign_ebpf_common::ipcache::{IpEntry, flag};
+use countersign_policy::Touched;
 use countersign_policy::identity::{DEFAULT_CLUSTER, cidr_labels, reserved, security_labels};
 use countersign_policy::repository::NamedPorts;
 use ipnet::IpNet;
@@ -13,18 +14,19 @@ use super::Node;
 use crate::clock;
 use crate::identities::{Effects, Placement};
 use crate::node_ids::THIS_NODE;
-use crate::world::{PodKey, PolicyChange, Touched};
+use crate::world::{PodKey, PolicyChange, Touched as Changed};
 
 impl Node {
     /// Works out what a batch of changes means. `synced` says that it completes the first picture.
-    pub(super) fn follow(&mut self, touched: Touched, synced: bool) {
+    pub(super) fn follow(&mut self, touched: Changed, synced: bool) {
         self.names.forget_workloads();
+        self.watch_endpoints();
         let nodes_changed = !touched.nodes.is_empty();
         let mut pods = touched.pods;
         if nodes_changed {
             pods.extend(self.follow_nodes(&touched.nodes));
         }
-        let mut affected = BTreeSet::new();
+        let mut affected = self.follow_modes();
         let mut effects = Effects::default();
         for key in &pods {
             self.follow_pod(key, &mut effects);
@@ -34,6 +36,10 @@ impl Node {
         self.name_identities(renamed);
         for (identity, labels) in std::mem::take(&mut effects.appeared) {
             affected.extend(self.policies.upsert_identity(identity, labels));
+        }
+        affected.extend(self.follow_pod_addresses(&std::mem::take(&mut effects.moved)));
+        if nodes_changed {
+            affected.extend(self.follow_node_addresses());
         }
         affected.extend(self.follow_named_ports(&pods));
         let mut concern_changed = false;
@@ -108,8 +114,8 @@ impl Node {
         Some((Placement { identity, node, ips: pod.ips.clone() }, labels))
     }
 
-    fn follow_named_ports(&mut self, pods: &BTreeSet<PodKey>) -> BTreeSet<u32> {
-        let mut affected = BTreeSet::new();
+    fn follow_named_ports(&mut self, pods: &BTreeSet<PodKey>) -> Touched {
+        let mut affected = Touched::default();
         for key in pods {
             let (Some(pod), Some(placement)) = (self.world.pods.get(key), self.identities.placement(key))
             else {
@@ -131,10 +137,10 @@ impl Node {
     }
 
     /// Every prefix that policies mention has an identity and a place among the addresses.
-    fn follow_prefixes(&mut self) -> BTreeSet<u32> {
+    fn follow_prefixes(&mut self) -> Touched {
         let wanted = self.policies.cidrs();
         let (new, gone) = self.identities.set_prefixes(&wanted);
-        let mut affected = BTreeSet::new();
+        let mut affected = Touched::default();
         for (net, identity) in new {
             affected.extend(self.policies.upsert_identity(identity, cidr_labels(net)));
             self.set_address(net, Some(IpEntry { identity, node: THIS_NODE, flags: 0 }));

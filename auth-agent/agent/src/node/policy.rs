@@ -3,24 +3,66 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use countersign_agent_api as api;
 use countersign_auth_proto::{Event, Remotes, Required};
-use countersign_ebpf_loader::{PolicyOp, PolicyTable};
+use countersign_ebpf_common::policy::{direction, flag};
+use countersign_ebpf_loader::{Datapath, PolicyOp, PolicyTable};
 use countersign_policy::identity::reserved;
-use countersign_policy::{EndpointPolicy, Op, diff};
+use countersign_policy::model::{AuthMode, Clause, Note, NoteKind};
+use countersign_policy::repository::PodAddresses;
+use countersign_policy::{EndpointPolicy, Op, PolicyId, Touched};
 
 use super::Node;
 use crate::clock;
+use crate::endpoints::Endpoint;
+use crate::limits;
 
 impl Node {
-    /// Works out the policy of the endpoints with these identities anew.
-    pub(super) fn regenerate(&mut self, identities: &BTreeSet<u32>) {
-        let of = self.endpoints.iter().filter(|endpoint| identities.contains(&endpoint.identity));
-        let slots: Vec<u16> = of.map(|endpoint| endpoint.saved.slot).collect();
+    /// From here on changes name the identities that have endpoints here, and no others.
+    pub(super) fn watch_endpoints(&mut self) {
+        let identities = self.endpoints.iter().map(|endpoint| endpoint.identity).collect();
+        self.policies.watch(identities);
+    }
+
+    /// Which namespaces' policies are only audited.
+    pub(super) fn follow_modes(&mut self) -> Touched {
+        let audited = self.world.namespaces.values().filter(|namespace| namespace.is_audited());
+        self.policies.set_audited(audited.map(|namespace| namespace.name.clone()).collect())
+    }
+
+    /// Where the pods of these identities are, for rules about addresses that mean pods, too.
+    pub(super) fn follow_pod_addresses(&mut self, identities: &BTreeSet<u32>) -> Touched {
+        let mut touched = Touched::default();
+        for identity in identities {
+            let pods = self.identities.addresses(*identity);
+            touched.extend(self.policies.set_addresses(*identity, pods));
+        }
+        touched
+    }
+
+    /// Where the nodes are, for the same.
+    pub(super) fn follow_node_addresses(&mut self) -> Touched {
+        let addresses = |here: bool| -> PodAddresses {
+            let nodes = self.world.nodes.values().filter(|node| (node.name == self.config.node_name) == here);
+            let known = nodes.filter(|node| !node.internal_ips.is_empty());
+            known.map(|node| node.internal_ips.iter().copied().collect()).collect()
+        };
+        let (own, others) = (addresses(true), addresses(false));
+        let mut touched = self.policies.set_addresses(reserved::HOST, own);
+        touched.extend(self.policies.set_addresses(reserved::REMOTE_NODE, others));
+        touched
+    }
+
+    /// Works out what is different of the policies of this node's endpoints.
+    pub(super) fn regenerate(&mut self, touched: &Touched) {
+        let concerned = |endpoint: &&Endpoint| touched.scope(endpoint.identity).is_some();
+        let slots: Vec<u16> =
+            self.endpoints.iter().filter(concerned).map(|endpoint| endpoint.saved.slot).collect();
         if slots.is_empty() {
             return;
         }
         for slot in slots {
-            self.regenerate_slot(slot);
+            self.refresh_slot(slot, Some(touched));
         }
         self.tell_required();
     }
@@ -28,50 +70,39 @@ impl Node {
     pub(super) fn regenerate_all(&mut self) {
         let slots: Vec<u16> = self.endpoints.iter().map(|endpoint| endpoint.saved.slot).collect();
         for slot in slots {
-            self.regenerate_slot(slot);
+            self.refresh_slot(slot, None);
         }
         self.tell_required();
     }
 
-    /// Brings one endpoint's maps from what they hold to what they should. If a table is full, the last good
-    /// policy stays, and the status says so.
     pub(super) fn regenerate_slot(&mut self, slot: u16) {
-        let Some(endpoint) = self.endpoints.get(slot) else { return };
-        let new = self.policies.resolve(endpoint.identity, slot);
-        let ops = changes(&diff(&endpoint.policy, &new));
-        if ops.is_empty() {
+        self.refresh_slot(slot, None);
+    }
+
+    /// Brings one endpoint's maps from what they hold to what they should, as far as it was touched, or as a
+    /// whole. If a table is full, the last good policy stays, and the status says so.
+    fn refresh_slot(&mut self, slot: u16, touched: Option<&Touched>) {
+        let Some(endpoint) = self.endpoints.get_mut(slot) else { return };
+        let identity = endpoint.identity;
+        // What stayed behind once is behind in more than what was touched now.
+        let scope = touched.filter(|_| endpoint.policy_error.is_none()).and_then(|t| t.scope(identity));
+        let refresh = match scope {
+            Some(scope) => self.policies.refresh(identity, &mut endpoint.policy, scope),
+            None => self.policies.refresh_whole(identity, &mut endpoint.policy),
+        };
+        if refresh.ops.is_empty() {
+            endpoint.policy_error = None;
             return;
         }
-        let result = self.datapath.policy_apply(&ops);
-        let problem = match result {
+        endpoint.policy_error = match self.datapath.policy_apply(&changes(&refresh.ops)) {
             Ok(()) => None,
             Err(error) => {
                 tracing::warn!(slot, %error, "policy not applied; the last good one stays");
-                self.restore_policy(slot, &new);
+                take_back(&mut self.datapath, changes(&refresh.undo(&mut endpoint.policy)));
                 Some(error.to_string())
             }
         };
-        if let Some(endpoint) = self.endpoints.get_mut(slot) {
-            if problem.is_none() {
-                endpoint.policy = new;
-            }
-            endpoint.policy_error = problem;
-        }
         self.bump_policy(slot);
-    }
-
-    /// Undoes a change that was applied in part.
-    fn restore_policy(&mut self, slot: u16, half_applied: &EndpointPolicy) {
-        let Some(endpoint) = self.endpoints.get(slot) else { return };
-        let back = changes(&diff(half_applied, &endpoint.policy));
-        // Removing comes first here, since there is no room.
-        let (deletes, upserts): (Vec<_>, Vec<_>) =
-            back.into_iter().partition(|op| matches!(op, PolicyOp::Delete(..)));
-        for ops in [deletes, upserts] {
-            if let Err(error) = self.datapath.policy_apply(&ops) {
-                tracing::error!(slot, %error, "the last good policy could not be restored in full");
-            }
-        }
     }
 
     /// Takes an endpoint's entries out.
@@ -88,6 +119,95 @@ impl Node {
         let stale = all.filter(|(_, key, _)| self.endpoints.get(u16::from_be(key.slot_be)).is_none());
         let ops: Vec<PolicyOp> = stale.map(|(table, key, _)| PolicyOp::Delete(table, key)).collect();
         self.delete_policy(&ops);
+    }
+
+    /// Every document, what its author should know of it, and what was made of all of them here.
+    pub(super) fn policy_view(&self) -> api::PolicyView {
+        let mut conflicts = self.conflicts();
+        let mut documents: Vec<api::PolicyDocument> = Vec::new();
+        for policy in self.policies.policies() {
+            let selects = |endpoint: &&Endpoint| {
+                let labels = self.identities.labels(endpoint.identity);
+                labels.is_some_and(|labels| policy.rules.iter().any(|rule| rule.subject.matches(labels)))
+            };
+            let mut conditions: Vec<api::PolicyCondition> =
+                self.policies.conditions(&policy.id).iter().map(condition).collect();
+            conditions.append(&mut conflicts.remove(&policy.id).unwrap_or_default());
+            let asks = |clause: &Clause| clause.auth.is_some_and(|mode| mode != AuthMode::Disabled);
+            documents.push(api::PolicyDocument {
+                kind: policy.id.kind.name().to_owned(),
+                namespace: policy.id.namespace.clone(),
+                name: policy.id.name.clone(),
+                rules: policy.rules.len() as u64,
+                endpoints: self.endpoints.iter().filter(selects).count() as u64,
+                auth_required: policy.rules.iter().flat_map(|rule| &rule.clauses).any(asks),
+                refused: None,
+                conditions,
+            });
+        }
+        let all: Vec<api::PolicyEntry> = self.endpoints.iter().flat_map(|e| self.policy_entries(e)).collect();
+        let omitted = all.len().saturating_sub(limits::POLICY_ENTRIES_SHOWN) as u64;
+        let entries = all.into_iter().take(limits::POLICY_ENTRIES_SHOWN).collect();
+        api::PolicyView { revision: self.policy_revision, documents, entries, entries_omitted: omitted }
+    }
+
+    /// Policies that name different authentication modes for one peer and port: said of both of them.
+    fn conflicts(&self) -> BTreeMap<PolicyId, Vec<api::PolicyCondition>> {
+        let mut found: BTreeMap<PolicyId, Vec<api::PolicyCondition>> = BTreeMap::new();
+        let pairs: BTreeSet<(u32, u32)> =
+            self.endpoints.iter().flat_map(|endpoint| endpoint.policy.conflicting_rules()).collect();
+        for (one, other) in pairs {
+            let (Some(one), Some(other)) = (self.policies.rule(one), self.policies.rule(other)) else {
+                continue;
+            };
+            for (here, there) in [(one, other), (other, one)] {
+                let message = format!(
+                    "names another authentication mode than {} for the same peer and port: the stricter holds",
+                    there.policy()
+                );
+                let conditions = found.entry(here.policy()).or_default();
+                if conditions.iter().all(|known| known.message != message) {
+                    let line = here.line.unwrap_or(0).into();
+                    conditions.push(api::PolicyCondition {
+                        path: here.rule.clone(),
+                        line,
+                        message,
+                        denied: false,
+                    });
+                }
+            }
+        }
+        found
+    }
+
+    fn policy_entries(&self, endpoint: &Endpoint) -> Vec<api::PolicyEntry> {
+        use countersign_ebpf_common::policy::{PREFIX_PORT, PREFIX_PROTOCOL};
+        let spec = &endpoint.saved.spec;
+        let entry = |(key, bits): &countersign_policy::endpoint::TrieKey,
+                     entry: &countersign_ebpf_common::policy::PolicyEntry| {
+            let port = u16::from_be(key.port_be);
+            let width = u32::from(PREFIX_PORT.saturating_sub(*bits)).min(16);
+            let any_port = *bits <= PREFIX_PROTOCOL;
+            let span = u16::try_from((1_u32 << width) - 1).unwrap_or(u16::MAX);
+            let origin = self.policies.rule(entry.rule_id);
+            api::PolicyEntry {
+                endpoint: endpoint.saved.slot,
+                pod: format!("{}/{}", spec.namespace, spec.name),
+                direction: if key.direction == direction::EGRESS { "egress" } else { "ingress" }.to_owned(),
+                identity: key.identity,
+                protocol: super::answers::protocol(key.protocol, *bits),
+                port: if any_port { 0 } else { port },
+                port_end: if any_port { 0 } else { port.saturating_add(span) },
+                verdict: if entry.flags & flag::DENY == 0 { "allow" } else { "deny" }.to_owned(),
+                auth: super::answers::auth_name(entry.auth_type).to_owned(),
+                precedence: entry.precedence,
+                rules: origin
+                    .map(|o| format!("{} {}/{}", o.kind.name(), o.namespace, o.name))
+                    .into_iter()
+                    .collect(),
+            }
+        };
+        endpoint.policy.entries.iter().map(|(key, value)| entry(key, value)).collect()
     }
 
     fn delete_policy(&mut self, ops: &[PolicyOp]) {
@@ -125,6 +245,26 @@ impl Node {
     pub(super) fn bump_policy_of_all(&mut self) {
         let slots: Vec<u16> = self.endpoints.iter().map(|endpoint| endpoint.saved.slot).collect();
         slots.into_iter().for_each(|slot| self.bump_policy(slot));
+    }
+}
+
+fn condition(note: &Note) -> api::PolicyCondition {
+    api::PolicyCondition {
+        path: note.path.clone(),
+        line: note.line.unwrap_or(0).into(),
+        message: note.message.clone(),
+        denied: note.kind == NoteKind::Missing,
+    }
+}
+
+/// Undoes a change that was applied in part. Removing comes first here, since there is no room.
+fn take_back(datapath: &mut Datapath, back: Vec<PolicyOp>) {
+    let (deletes, upserts): (Vec<_>, Vec<_>) =
+        back.into_iter().partition(|op| matches!(op, PolicyOp::Delete(..)));
+    for ops in [deletes, upserts] {
+        if let Err(error) = datapath.policy_apply(&ops) {
+            tracing::error!(%error, "the last good policy could not be restored in full");
+        }
     }
 }
 

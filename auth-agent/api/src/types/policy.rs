@@ -34,6 +34,22 @@ pub struct PolicyDocument {
     pub auth_required: bool,
     /// Why it was refused; none where it is in force.
     pub refused: Option<String>,
+    /// What its author should know, though it is in force.
+    pub conditions: Vec<PolicyCondition>,
+}
+
+/// A remark on a policy that is in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PolicyCondition {
+    /// The field, as in `spec.ingress[0].toPorts[0].rules`; empty for the whole.
+    pub path: String,
+    /// Its line; 0 where it is not known.
+    pub line: u64,
+    /// What is to be known.
+    pub message: String,
+    /// Whether something that the field speaks of is denied because a part is missing.
+    pub denied: bool,
 }
 
 /// One entry of one endpoint's policy map.

@@ -331,7 +331,8 @@ fn ip(line: &str) -> Result<()> {
     Ok(())
 }
 
-fn endpoint(device: &str, slot: u16, identity: u32, ip: IpAddr) -> Result<EndpointConfig> {
+/// A pair of devices for an endpoint.
+pub fn endpoint(device: &str, slot: u16, identity: u32, ip: IpAddr) -> Result<EndpointConfig> {
     self::ip(&format!("link add {device} type veth peer name {device}p"))?;
     let IpAddr::V4(ip4) = ip else { anyhow::bail!("{ip} is not IPv4") };
     let ifindex = nix::net::if_::if_nametoindex(device)?;

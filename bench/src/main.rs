@@ -5,6 +5,7 @@ mod first_connection;
 mod first_datagram;
 mod handshakes;
 mod limits;
+mod policy_scale;
 mod renewal;
 mod report;
 mod scene;
@@ -44,6 +45,8 @@ enum Benchmark {
     },
     /// Real SPIRE: from a pod's creation to its first authenticated byte; keys a node can get out of 5,000 identities
     Spire,
+    /// 10,000 policies and identities, 200 endpoints: compiled, changed, and what a packet pays
+    PolicyScale(policy_scale::Sizes),
     /// 100 identities against 100: all pairs from cold, and at 2,000 per second
     Handshakes,
 }
@@ -66,5 +69,6 @@ fn run(Arguments { benchmark, json }: Arguments) -> anyhow::Result<()> {
         Benchmark::Renewal { seconds, kill_agent } => renewal::run(json, seconds, kill_agent),
         Benchmark::Spire => spire::run(json),
         Benchmark::Handshakes => handshakes::run(json),
+        Benchmark::PolicyScale(sizes) => policy_scale::run(json, &sizes),
     }
 }

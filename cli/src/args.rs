@@ -33,7 +33,7 @@ Examples:
   countersign observe --pod shop/ -o json        flows of a namespace, one JSON object a line
 
 Exit codes: 0 done, 1 it could not be done, 2 wrong usage, 3 done, and not everything is well (`status`, \
-`policy verdicts`).";
+`policy verdicts`, `policy lint`).";
 
 const MORE: &str = "\
 Examples:
@@ -52,7 +52,7 @@ The agent listens on a Unix socket that only root may use. Without --socket or -
 agent of this machine. With --lab it asks the agents of all nodes of that lab, and --node picks some of them.
 
 Exit codes: 0 done, 1 it could not be done, 2 wrong usage, 3 done, and not everything is well (`status`, \
-`policy verdicts`).
+`policy verdicts`, `policy lint`).
 Environment: COUNTERSIGN_SOCKET, COUNTERSIGN_LAB, NO_COLOR.";
 
 /// Options that all commands have.
@@ -139,7 +139,7 @@ Examples:
     /// Addresses and the identities behind them
     #[command(subcommand)]
     Ipcache(IpcacheCommand),
-    /// Policies in force, and verdicts without a cluster
+    /// Policies in force, why a flow passes, what is likely to be a mistake, verdicts without a cluster
     #[command(subcommand)]
     Policy(PolicyCommand),
     /// Flows: who talked to whom, what was decided, and why
@@ -296,6 +296,82 @@ Examples:
   echo '{\"from\":\"default/a\",\"to\":\"8.8.8.8\",\"protocol\":\"UDP\",\"port\":53}' |
     countersign policy verdicts --manifests deploy/ --flows - -o table")]
     Verdicts(VerdictArgs),
+    /// Why a flow passes or not: the rule that decided, and why each of the others did not
+    #[command(after_help = "\
+FROM and TO are `namespace/pod` or addresses. With --manifests nobody is asked.
+
+Examples:
+  countersign policy explain shop/client shop/web TCP/80
+  countersign policy explain shop/web 8.8.8.8 UDP/53 --manifests deploy/ -o wide")]
+    Explain(ExplainArgs),
+    /// What is likely to be a mistake in a directory of manifests, and what to do about it
+    #[command(after_help = "\
+Checks: schema, missing-part, peer-namespace, selects-no-pod, selects-no-peer, egress-without-dns, dns-without-tcp,
+wildcard-depth, void, cuts-off-dns, cuts-off-api-server, cuts-off-spire, proof-needs-itself, remark.
+Exit code 3 says that there are errors or warnings; notes are no reason for it.
+
+Examples:
+  countersign policy lint deploy/
+  countersign policy lint deploy/ -o json | jq -r '.[] | select(.severity == \"error\") | .message'")]
+    Lint(LintArgs),
+}
+
+/// `policy explain`.
+#[derive(Args, Clone, Debug)]
+pub struct ExplainArgs {
+    /// Sender: `namespace/pod`, or an address
+    #[arg(value_name = "FROM")]
+    pub from: String,
+    /// Receiver: `namespace/pod`, or an address
+    #[arg(value_name = "TO")]
+    pub to: String,
+    /// Protocol and port, as `UDP/53`; `ICMP/8` is an ICMP type
+    #[arg(value_name = "PROTOCOL/PORT", default_value = "TCP/80", value_parser = protocol_and_port)]
+    pub at: At,
+    /// Directory with the manifests, instead of asking agents
+    #[arg(long, value_name = "DIR")]
+    pub manifests: Option<PathBuf>,
+    /// With --manifests: name of the cluster that policies may select by
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pub cluster: String,
+    /// How to print it
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub output: Format,
+}
+
+/// A protocol and a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct At {
+    /// Its name or number.
+    pub protocol: String,
+    /// The port, or ICMP type.
+    pub port: u16,
+}
+
+fn protocol_and_port(text: &str) -> Result<At, String> {
+    let wrong = || format!("{text:?} is not like TCP/80");
+    let (protocol, port) = match text.split_once('/') {
+        Some((protocol, port)) => (protocol, port.parse().map_err(|_| wrong())?),
+        None => match text.parse() {
+            Ok(port) => ("TCP", port),
+            Err(_) => (text, 0),
+        },
+    };
+    if protocol.is_empty() { Err(wrong()) } else { Ok(At { protocol: protocol.to_uppercase(), port }) }
+}
+
+/// `policy lint`.
+#[derive(Args, Clone, Debug)]
+pub struct LintArgs {
+    /// Directory with the manifests (`.yaml`, `.yml`, `.json`) of policies, and of the pods and namespaces they mean
+    #[arg(value_name = "DIR")]
+    pub manifests: PathBuf,
+    /// Name of the cluster that policies may select by
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pub cluster: String,
+    /// How to print findings
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub output: Format,
 }
 
 /// `policy verdicts`.

@@ -12,7 +12,7 @@ use crate::documents::{self, Settings};
 use crate::endpoint::EndpointPolicy;
 use crate::explain;
 use crate::fields::DocumentError;
-use crate::identity::{FIRST_CIDR, candidates, cidr_labels, pod_labels, reserved};
+use crate::identity::{FIRST_CIDR, candidates, cidr_labels, reserved, security_labels};
 use crate::labels::Labels;
 use crate::model::Direction;
 use crate::objects::{Namespace, Node, Pod};
@@ -224,7 +224,8 @@ impl World {
             self.pods.insert(name, Place::Node(pod.node.clone()));
             return None;
         }
-        let labels = pod_labels(pod, manifests.namespaces.get(&pod.namespace), &manifests.settings.cluster);
+        let labels =
+            security_labels(pod, manifests.namespaces.get(&pod.namespace), &manifests.settings.cluster);
         let identity = self.allocate(labels);
         let mut named = NamedPorts::new();
         for port in &pod.ports {
@@ -420,7 +421,9 @@ fn error_line(mut object: Map<String, Value>, error: &FlowError) -> String {
     Value::Object(object).to_string()
 }
 
-fn protocol_number(name: &str) -> Option<u8> {
+/// The number of a protocol by its name, or by its number.
+#[must_use]
+pub fn protocol_number(name: &str) -> Option<u8> {
     match name.to_ascii_uppercase().as_str() {
         "TCP" => Some(documents::protocol::TCP),
         "UDP" => Some(documents::protocol::UDP),

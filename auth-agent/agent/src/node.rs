@@ -7,6 +7,7 @@ mod answers;
 mod auth;
 mod encryption;
 mod endpoint;
+mod explain;
 mod observe;
 mod order;
 mod park;

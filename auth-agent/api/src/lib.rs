@@ -18,13 +18,16 @@ pub mod types;
 
 pub use client::{Client, ClientError, ItemStream};
 pub use error::{Error, ErrorKind};
-pub use request::{EndpointRef, EndpointSpec, FlowFilter, ObserveRequest, Request};
+pub use request::{EndpointRef, EndpointSpec, ExplainRequest, FlowFilter, ObserveRequest, Request};
 pub use server::{Connection, Counters, Listener, Responder};
 pub use types::auth::{AuthEntry, AuthFlushed, AuthState};
 pub use types::encrypt::{EncryptPeer, EncryptStatus};
 pub use types::endpoint::{EndpointAdded, EndpointEntry, IdentityEntry, IpcacheEntry};
 pub use types::flow::{Flow, FlowEndpoint, FlowEvent, FlowL4, FlowPolicy};
-pub use types::policy::{PolicyCondition, PolicyDocument, PolicyEntry, PolicyView};
+pub use types::policy::{
+    ExplainAccount, ExplainRule, ExplainSide, PolicyCondition, PolicyDocument, PolicyEntry,
+    PolicyExplanation, PolicyView,
+};
 pub use types::spire::{MissingSvid, SpireConnection, SpireStatus, SvidEntry, TrustDomainEntry};
 pub use types::status::{
     Authentication, ClusterSource, Datapath, EncryptSummary, Health, HealthState, IdentitySource, LastError,

@@ -32,6 +32,8 @@ pub enum Request {
     EndpointRemove(EndpointRef),
     /// Answer: [`crate::PolicyView`].
     PolicyGet,
+    /// Answer: [`crate::PolicyExplanation`].
+    PolicyExplain(ExplainRequest),
     /// Answer: a stream of [`crate::FlowEvent`].
     Observe(ObserveRequest),
     /// Answer: [`crate::Metrics`].
@@ -56,6 +58,20 @@ pub struct EndpointSpec {
     pub mac: String,
     /// The pod's addresses, at most one of each family.
     pub ips: Vec<IpAddr>,
+}
+
+/// A flow to explain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExplainRequest {
+    /// `namespace/pod`, or an address.
+    pub from: String,
+    /// `namespace/pod`, or an address.
+    pub to: String,
+    /// Name or number of a protocol.
+    pub protocol: String,
+    /// Destination port, or ICMP type.
+    pub port: u16,
 }
 
 /// Names an endpoint by its pod.
@@ -131,6 +147,7 @@ impl Request {
         match self {
             Self::Observe(observe) => observe.validate(),
             Self::EndpointAdd(spec) => spec.validate(),
+            Self::PolicyExplain(of) => of.validate(),
             Self::EndpointRemove(of) => named("namespace", &of.namespace).and(named("name", &of.name)),
             Self::Status
             | Self::EncryptStatus
@@ -163,6 +180,24 @@ impl ObserveRequest {
             }
             _ => Ok(()),
         }
+    }
+}
+
+impl ExplainRequest {
+    fn validate(&self) -> Result<(), Error> {
+        for (field, side) in [("from", &self.from), ("to", &self.to)] {
+            match side.split_once('/') {
+                Some((namespace, name)) => named(field, namespace).and(named(field, name))?,
+                None if side.parse::<IpAddr>().is_ok() => {}
+                None => {
+                    return Err(bad(format!("{field}: {side:?} is neither namespace/pod nor an address")));
+                }
+            }
+        }
+        if self.protocol.is_empty() || self.protocol.len() > 16 {
+            return Err(bad("protocol: a name or a number"));
+        }
+        Ok(())
     }
 }
 

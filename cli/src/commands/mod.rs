@@ -1,6 +1,9 @@
 //! One command a file: ask, then print.
 
+mod explain;
+pub mod lint;
 mod lists;
+mod manifests;
 mod observe;
 mod spire;
 mod status;
@@ -49,6 +52,8 @@ pub async fn run(global: &Global, command: &AskCommand, out: &Output) -> Result<
         }
         AskCommand::Policy(PolicyCommand::Get(args)) => lists::policy(&targets()?, args.output, out).await,
         AskCommand::Policy(PolicyCommand::Verdicts(args)) => verdicts::run(args, out),
+        AskCommand::Policy(PolicyCommand::Lint(args)) => lint::run(args, out),
+        AskCommand::Policy(PolicyCommand::Explain(args)) => explain::run(global, args, out).await,
         AskCommand::Observe(args) => observe::run(&targets()?, args, out).await,
         AskCommand::Metrics => metrics(&targets()?, out).await,
         AskCommand::Completion { shell } => {

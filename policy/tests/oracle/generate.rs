@@ -51,7 +51,7 @@ fn text(choices: &'static [&'static str]) -> BoxedStrategy<Value> {
 }
 
 const POD_KEYS: [&str; 3] = ["app", "tier", "absent"];
-const CILIUM_KEYS: [&str; 9] = [
+const CILIUM_KEYS: [&str; 11] = [
     "app",
     "k8s:tier",
     "any:app",
@@ -61,6 +61,8 @@ const CILIUM_KEYS: [&str; 9] = [
     "k8s:io.cilium.k8s.namespace.labels.env",
     "io.cilium.k8s.policy.serviceaccount",
     "reserved:host",
+    "container:app",
+    "node:app",
 ];
 const VALUES: [&str; 7] = ["web", "db", "x", "a", "b", "prod", ""];
 
@@ -112,8 +114,28 @@ fn cilium_ports() -> BoxedStrategy<Value> {
     });
     let named = (text(&["http", "dns"]), protocol)
         .prop_map(|(port, protocol)| with_protocol(json!({"port": port}), protocol));
-    let entry = prop_oneof![4 => single, 3 => range, 1 => named];
-    list(list(entry, 1..3).prop_map(|ports| json!({"ports": ports})), 1..3)
+    let portless = text(&["GRE", "47", "ESP"]).prop_map(|protocol| json!({"protocol": protocol}));
+    let entry = prop_oneof![4 => single, 3 => range, 1 => named, 1 => portless];
+    let plain = list(entry, 1..3).prop_map(|ports| json!({"ports": ports}));
+    list(plain, 1..3)
+}
+
+/// Ports with something above them, which cannot be allowed as they are.
+fn layer_7(ingress: bool) -> BoxedStrategy<Value> {
+    let port = (select(&PORTS[1..]), maybe(0.5, text(&["TCP", "ANY"])))
+        .prop_map(|(port, protocol)| with_protocol(json!({"port": port.to_string()}), protocol));
+    let above = prop_oneof![
+        Just(json!({"rules": {"http": [{"method": "GET"}]}})),
+        Just(json!({"rules": {"kafka": [{"topic": "a"}]}})),
+        Just(json!({"serverNames": ["a.example"]})),
+        Just(if ingress { json!({"rules": {}}) } else { json!({"rules": {"dns": [{"matchPattern": "*"}]}}) }),
+    ];
+    (list(port, 1..3), above)
+        .prop_map(|(ports, mut rule)| {
+            rule["ports"] = ports;
+            rule
+        })
+        .boxed()
 }
 
 fn with_protocol(mut entry: Value, protocol: Option<Value>) -> Value {
@@ -135,8 +157,19 @@ fn icmps() -> BoxedStrategy<Value> {
     list(list(field, 1..3).prop_map(|fields| json!({"fields": fields})), 1..2)
 }
 
-const ENTITIES: [&str; 8] =
-    ["all", "world", "cluster", "host", "remote-node", "kube-apiserver", "none", "health"];
+const ENTITIES: [&str; 11] = [
+    "all",
+    "world",
+    "cluster",
+    "host",
+    "remote-node",
+    "kube-apiserver",
+    "none",
+    "health",
+    "cluster-mesh",
+    "world-ipv4",
+    "ingress",
+];
 
 fn clause(ingress: bool, deny: bool) -> BoxedStrategy<Value> {
     let way = move |name: &'static str| -> &'static str {
@@ -154,8 +187,18 @@ fn clause(ingress: bool, deny: bool) -> BoxedStrategy<Value> {
     let one = |name: &'static str, values: BoxedStrategy<Value>| {
         values.prop_map(move |value| json!({ way(name): value })).boxed()
     };
+    let groups = prop_oneof![
+        text(&["one", "two", "none"])
+            .prop_map(|name| json!({"cidrGroupRef": name, "except": ["10.1.2.0/24"]})),
+        text(&["x", "y"]).prop_map(|team| json!({"cidrGroupSelector": {"matchLabels": {"team": team}}})),
+    ];
+    let namespaces = selector(&["env"]).prop_map(|s| json!({"namespaceSelector": s}));
+    let unbuilt = unbuilt(ingress, deny);
     let reserved = prop_oneof![
         5 => one("Endpoints", list(selector(&CILIUM_KEYS), 0..3)),
+        1 => one("Endpoints", list(namespaces, 0..2)),
+        1 => one("CIDRSet", list(groups, 0..2)),
+        1 => unbuilt,
         3 => one("Entities", list(text(&ENTITIES), 0..3)),
         2 => one("CIDR", list(text(&NETS), 0..3)),
         2 => one("CIDRSet", list(cidr_set(), 0..3)),
@@ -164,9 +207,16 @@ fn clause(ingress: bool, deny: bool) -> BoxedStrategy<Value> {
     let reserved = (reserved, prop::option::weighted(0.1, Just("disabled")));
     let plain = (one("Endpoints", list(plain_selector(), 0..3)), prop::option::of(auth_mode()));
     let peers = if deny { reserved.boxed() } else { prop_oneof![reserved, plain].boxed() };
+    let mixed = (cilium_ports(), layer_7(ingress)).prop_map(|(mut ports, above)| {
+        ports.as_array_mut().unwrap().push(above);
+        ports
+    });
+    let above = list(layer_7(ingress), 1..2);
+    let above = if deny { cilium_ports() } else { prop_oneof![mixed, above].boxed() };
     let ports = prop_oneof![
         3 => Just(None),
-        5 => cilium_ports().prop_map(|ports| Some(("toPorts", ports))),
+        4 => cilium_ports().prop_map(|ports| Some(("toPorts", ports))),
+        1 => above.prop_map(|ports| Some(("toPorts", ports))),
         1 => icmps().prop_map(|icmps| Some(("icmps", icmps))),
     ];
     (peers, ports)
@@ -180,6 +230,24 @@ fn clause(ingress: bool, deny: bool) -> BoxedStrategy<Value> {
             clause
         })
         .boxed()
+}
+
+/// Peers that nobody can find yet.
+fn unbuilt(ingress: bool, deny: bool) -> BoxedStrategy<Value> {
+    let nodes = json!([{"matchLabels": {"role": "edge"}}]);
+    let groups = json!([{"aws": {"region": "x"}}]);
+    if ingress {
+        return prop_oneof![Just(json!({"fromNodes": nodes})), Just(json!({"fromGroups": groups}))].boxed();
+    }
+    let services = Just(json!({"toServices": [{"k8sService": {"serviceName": "a"}}]}));
+    let names = Just(json!({"toFQDNs": [{"matchName": "a.example"}]}));
+    let nodes = Just(json!({"toNodes": nodes}));
+    let groups = Just(json!({"toGroups": groups}));
+    if deny {
+        prop_oneof![nodes, groups, services].boxed()
+    } else {
+        prop_oneof![nodes, groups, services, names].boxed()
+    }
 }
 
 fn auth_mode() -> BoxedStrategy<&'static str> {
@@ -248,6 +316,75 @@ fn kubernetes_spec() -> BoxedStrategy<Value> {
     ])
 }
 
+fn tiered_rule(way: &'static str, egress: bool) -> BoxedStrategy<Value> {
+    let pods = (selector(&["env"]), selector(&POD_KEYS))
+        .prop_map(|(n, p)| json!({"pods": {"namespaceSelector": n, "podSelector": p}}));
+    let namespaces = selector(&["env"]).prop_map(|s| json!({"namespaces": s}));
+    let networks = text(&NETWORKS).prop_map(|net| json!({"networks": [net]}));
+    let nodes = prop_oneof![Just(json!({})), Just(json!({"matchLabels": {"role": "edge"}}))];
+    let nodes = nodes.prop_map(|nodes| json!({"nodes": nodes}));
+    let peer = if egress {
+        prop_oneof![3 => pods, 3 => namespaces, 2 => networks, 1 => nodes].boxed()
+    } else {
+        prop_oneof![pods, namespaces].boxed()
+    };
+    let single = select(&PORTS[1..]).prop_map(|port| json!({"destinationPort": {"number": port}}));
+    let range = select(&PORTS[1..11])
+        .prop_map(|port| json!({"destinationPort": {"range": {"start": port, "end": port + 20}}}));
+    let protocol = (select(&["tcp", "udp", "sctp"][..]), prop_oneof![single, range, Just(json!({}))])
+        .prop_map(|(name, ports)| json!({name: ports}));
+    object(vec![
+        ("action", maybe(1.0, text(&["Accept", "Deny", "Pass"]))),
+        (way, maybe(1.0, list(peer, 1..3))),
+        ("protocols", maybe(0.6, list(protocol, 1..3))),
+    ])
+}
+
+const NETWORKS: [&str; 4] = ["0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24"];
+
+fn tiered() -> BoxedStrategy<Value> {
+    let subject = prop_oneof![
+        selector(&["env"]).prop_map(|s| json!({"namespaces": s})),
+        (selector(&["env"]), selector(&POD_KEYS))
+            .prop_map(|(n, p)| json!({"pods": {"namespaceSelector": n, "podSelector": p}})),
+    ];
+    let spec = object(vec![
+        ("tier", maybe(1.0, text(&["Admin", "Admin", "Baseline"]))),
+        ("priority", maybe(1.0, (0_u32..3).prop_map(|priority| json!(priority)))),
+        ("subject", maybe(1.0, subject)),
+        ("ingress", maybe(0.7, list(tiered_rule("from", false), 0..4))),
+        ("egress", maybe(0.7, list(tiered_rule("to", true), 0..4))),
+    ]);
+    spec.prop_map(|spec| {
+        json!({"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy", "metadata": {}, "spec": spec})
+    })
+    .boxed()
+}
+
+fn group() -> BoxedStrategy<Value> {
+    (text(&["x", "y"]), subsequence(&["10.1.0.0/16", "10.1.2.128/25", "192.0.2.0/24"][..], 0..3))
+        .prop_map(|(team, nets)| {
+            json!({
+                "apiVersion": "cilium.io/v2", "kind": "CiliumCIDRGroup", "metadata": {"labels": {"team": team}},
+                "spec": {"externalCIDRs": nets},
+            })
+        })
+        .boxed()
+}
+
+fn node_policy() -> BoxedStrategy<Value> {
+    let lists = subsequence(&["ingress", "egress"][..], 1..=2);
+    lists
+        .prop_map(|lists| {
+            let mut spec = json!({"nodeSelector": {"matchLabels": {"role": "edge"}}});
+            for name in lists {
+                spec[name] = json!([{}]);
+            }
+            with_specs("CiliumClusterwideNetworkPolicy", None, vec![spec])
+        })
+        .boxed()
+}
+
 fn document() -> BoxedStrategy<Value> {
     let spec = || prop::collection::vec(cilium_spec(), 1..3);
     let cilium = (select(&["a", "b"][..]), spec())
@@ -256,7 +393,8 @@ fn document() -> BoxedStrategy<Value> {
     let kubernetes = (select(&["a", "b"][..]), kubernetes_spec()).prop_map(|(namespace, spec)| {
         json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"namespace": namespace}, "spec": spec})
     });
-    prop_oneof![4 => cilium, 1 => wide, 2 => kubernetes].boxed()
+    prop_oneof![12 => cilium, 3 => wide, 6 => kubernetes, 6 => tiered(), 2 => group(), 1 => node_policy()]
+        .boxed()
 }
 
 fn with_specs(kind: &str, namespace: Option<&str>, mut specs: Vec<Value>) -> Value {
@@ -276,8 +414,12 @@ pub fn documents() -> BoxedStrategy<Vec<Value>> {
     prop::collection::vec(document(), 1..5)
         .prop_map(|mut documents| {
             for (index, document) in documents.iter_mut().enumerate() {
-                document["metadata"]["name"] = json!(format!("p{index}"));
+                let group = document["kind"] == "CiliumCIDRGroup";
+                let name = if group { ["one", "two"][index % 2].to_owned() } else { format!("p{index}") };
+                document["metadata"]["name"] = json!(name);
             }
+            let mut seen = std::collections::BTreeSet::new();
+            documents.retain(|document| seen.insert(document["metadata"]["name"].to_string()));
             documents
         })
         .boxed()
@@ -335,6 +477,9 @@ pub fn world(policies: &[Policy]) -> (Repository, Vec<Side>) {
         repository.upsert_identity(number, labels.clone());
         repository.set_named_ports(number, named(&pod.service_account));
         let mut side = side(number, &labels, None);
+        side.pods = addresses(number);
+        let at = |pod: &u32| [std::net::IpAddr::from(pod.to_be_bytes())].into();
+        repository.set_addresses(number, side.pods.iter().map(at).collect());
         for ((protocol, name), ports) in named(&pod.service_account) {
             let protocol = PROTOCOLS.iter().find(|(_, n)| *n == protocol).unwrap().0.to_owned();
             side.named.insert((protocol, name), *ports.first().unwrap());
@@ -355,5 +500,16 @@ fn side(identity: u32, labels: &Labels, range: Option<(u32, u8)>) -> Side {
         .iter()
         .map(|label| (format!("{}:{}", label.source.name(), label.key), label.value.clone()))
         .collect();
-    Side { identity, labels, range, named: BTreeMap::new() }
+    Side { identity, labels, range, named: BTreeMap::new(), pods: Vec::new() }
+}
+
+/// Where the pods of an identity are: some of one identity inside a range, and some outside.
+fn addresses(identity: u32) -> Vec<u32> {
+    let ip = |a, b, c, d| u32::from_be_bytes([a, b, c, d]);
+    match identity {
+        1000 => vec![ip(10, 1, 2, 3)],
+        1001 => vec![ip(10, 1, 2, 4), ip(10, 2, 0, 1)],
+        1002 => vec![ip(192, 0, 2, 9), ip(10, 1, 2, 200)],
+        _ => vec![ip(172, 16, 0, 1)],
+    }
 }

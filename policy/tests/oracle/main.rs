@@ -43,11 +43,12 @@ fn check_reason(repository: &Repository, answer: &naive::Answer, rule_id: u32) {
         return;
     };
     let reason = (origin.name.clone(), origin.rule.clone(), origin.action == Action::Deny, origin.index);
+
     assert!(answer.rules.contains(&reason), "{reason:?} is not a reason of {answer:?}");
 }
 
 proptest! {
-    #![proptest_config(cases(60))]
+    #![proptest_config(cases(40))]
 
     #[test]
     fn the_maps_decide_as_the_oracle(documents in generate::documents()) {

@@ -317,6 +317,7 @@ mod tests {
         let namespace = (select(vec!["n", "m"]), app()).prop_map(|(name, team)| Namespace {
             name: name.to_owned(),
             labels: [("team".to_owned(), team.to_owned())].into(),
+            ..Namespace::default()
         });
         prop_oneof![
             6 => pods().prop_map(|pod| Change::PodUpsert(Arc::new(pod))),

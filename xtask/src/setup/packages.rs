@@ -29,6 +29,8 @@ const NEEDS: &[Need] = &[
     need("curl", "curl", "the demo's story"),
     need("wireguard-tools", "wg", "shows that countersign-wg speaks what every tool speaks"),
     need("tcpdump", "tcpdump", "listens on the lab's wire while tests and benchmarks run"),
+    need("iptables", "iptables-legacy-restore", "a list of rules to measure beside"),
+    need("nftables", "nft", "another"),
     need("util-linux", "nsenter", "enters the lab's namespaces"),
 ];
 

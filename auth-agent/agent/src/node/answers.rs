@@ -49,6 +49,10 @@ impl Node {
                 reply(responder, api::Done {});
             }
             api::Request::PolicyGet => reply(responder, self.policy_view()),
+            api::Request::PolicyExplain(flow) => match self.explain(&flow) {
+                Ok(explanation) => reply(responder, explanation),
+                Err(error) => refuse(responder, error),
+            },
             api::Request::Observe(observe) => self.observe(&observe, responder),
             api::Request::Metrics => {
                 let text = self.exposition();

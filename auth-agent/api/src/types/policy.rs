@@ -52,6 +52,96 @@ pub struct PolicyCondition {
     pub denied: bool,
 }
 
+/// `countersign policy explain`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PolicyExplanation {
+    /// The sender, as it was asked for.
+    pub from: String,
+    /// The receiver, as it was asked for.
+    pub to: String,
+    /// The protocol, as it was asked for.
+    pub protocol: String,
+    /// Destination port, or ICMP type.
+    pub port: u16,
+    /// What the sender's policies say; none where it has none of its own.
+    pub egress: Option<ExplainSide>,
+    /// What the receiver's policies say; none where it has none of its own.
+    pub ingress: Option<ExplainSide>,
+    /// `allowed` or `denied`.
+    pub verdict: String,
+    /// `none` or `required`.
+    pub auth: String,
+}
+
+/// What one side of a flow says of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ExplainSide {
+    /// `ingress` or `egress`.
+    pub direction: String,
+    /// Whose policy this is.
+    pub endpoint: String,
+    /// Its identity.
+    pub identity: u32,
+    /// The other side.
+    pub peer: String,
+    /// Its identity.
+    pub peer_identity: u32,
+    /// Whether what no rule allows is denied in this direction.
+    pub enforced: bool,
+    /// Whether the flow passes this side.
+    pub allowed: bool,
+    /// `none`, `required` or `test-always-fail`.
+    pub auth: String,
+    /// One sentence.
+    pub reason: String,
+    /// The rule that decided; none where it was the default.
+    pub rule: Option<ExplainRule>,
+    /// What policies in audit mode would do, if that is different.
+    pub audit: Option<String>,
+    /// Every rule, and what it says or why it does not.
+    pub rules: Vec<ExplainAccount>,
+}
+
+/// A rule of a policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ExplainRule {
+    /// Kind of the document.
+    pub kind: String,
+    /// Its namespace; empty for a cluster-wide one.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// `spec` or `specs[n]`.
+    pub rule: String,
+    /// `ingress` or `egress`.
+    pub direction: String,
+    /// `allow`, `deny`, `pass` or `withhold`.
+    pub action: String,
+    /// Position in its list.
+    pub index: usize,
+    /// Its line.
+    pub line: Option<u32>,
+}
+
+/// What a rule has to do with a flow.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ExplainAccount {
+    /// `kind namespace/name`.
+    pub policy: String,
+    /// The rule, as in `spec.ingress[0]`.
+    pub rule: String,
+    /// Its line.
+    pub line: Option<u32>,
+    /// `match`, `not-this-flow`, `other-direction` or `not-this-endpoint`.
+    pub fit: String,
+    /// What it does, or why not.
+    pub why: String,
+}
+
 /// One entry of one endpoint's policy map.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

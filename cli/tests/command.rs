@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use countersign_agent_api::{
-    AuthFlushed, Connection, EncryptStatus, FlowEvent, Listener, Metrics, Request, Status,
+    AuthFlushed, Connection, EncryptStatus, FlowEvent, Listener, Metrics, PolicyExplanation, Request, Status,
 };
 
 /// An agent in a thread.
@@ -63,6 +63,7 @@ impl Agent {
             Request::EndpointList => responder.list(&fixtures::endpoints()).await,
             Request::IpcacheList => responder.list(&fixtures::ipcache()).await,
             Request::PolicyGet => responder.reply(&fixtures::policy()).await,
+            Request::PolicyExplain(_) => responder.reply(&PolicyExplanation::default()).await,
             Request::Metrics => {
                 responder.reply(&Metrics { text: "countersign_svids 3\n# EOF\n".into() }).await
             }
@@ -494,4 +495,60 @@ fn verdicts_name_what_is_wrong() {
     fs::write(&flows, "x".repeat(70_000)).expect("written");
     let long = world.run(&["policy", "verdicts", "--manifests", dir, "--flows", file]);
     assert!(long.code == Some(1) && long.err.contains("longer than"), "{long:?}");
+}
+
+#[test]
+fn explaining_a_flow_of_manifests() {
+    let world = World::new();
+    let file = world.dir.path().join("a.yaml");
+    fs::write(&file, MANIFESTS).expect("written");
+    let manifests = file.to_str().expect("UTF-8");
+    let explain = |from, more: &[&str]| {
+        world.run(&[&["policy", "explain", from, "default/web", "--manifests", manifests], more].concat())
+    };
+    let ran = explain("default/client", &[]);
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
+    assert!(
+        ran.out.starts_with("default/client -> default/web TCP/80: ALLOWED once authenticated"),
+        "{}",
+        ran.out
+    );
+    assert!(ran.out.contains("secure-access spec.ingress[0] (line 20)"), "{}", ran.out);
+    let ran = explain("default/xwing", &["TCP/80"]);
+    assert!(ran.out.contains("DENIED") && ran.out.contains("wants org = empire"), "{}", ran.out);
+    let ran = explain("default/client", &["udp/53", "-o", "json"]);
+    let explained: serde_json::Value = serde_json::from_str(&ran.out).expect("JSON");
+    assert_eq!(explained["verdict"], "denied");
+    assert_eq!(explained["ingress"]["rules"][0]["why"], "is about another protocol: TCP/80");
+    assert_eq!(explain("default/nobody", &[]).code, Some(1));
+    assert_eq!(explain("default/client", &["TCP/http"]).code, Some(2));
+}
+
+#[test]
+fn mistakes_have_an_exit_code() {
+    let world = World::new();
+    let manifests = world.dir.path().join("manifests");
+    fs::create_dir(&manifests).expect("a directory");
+    let dir = manifests.to_str().expect("UTF-8");
+    fs::write(manifests.join("a.yaml"), MANIFESTS).expect("written");
+    let ran = world.run(&["policy", "lint", dir]);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), "0 errors, 0 warnings, 0 notes\n"));
+    fs::write(manifests.join("b.yaml"), MANIFESTS.replace("mode: required", "mode: requiered"))
+        .expect("written");
+    fs::write(
+        manifests.join("c.yaml"),
+        MANIFESTS.replace("org: empire }", "org: rebels }").replace("secure", "second"),
+    )
+    .expect("written");
+    let ran = world.run(&["policy", "lint", dir, "-o", "json"]);
+    assert_eq!(ran.code, Some(3), "{ran:?}");
+    let found: Vec<serde_json::Value> = serde_json::from_str(&ran.out).expect("JSON");
+    let schema = found.iter().find(|one| one["check"] == "schema").expect("the slip");
+    assert_eq!((&schema["line"], &schema["severity"]), (&23.into(), &"error".into()));
+    assert!(schema["file"].as_str().is_some_and(|file| file.ends_with("b.yaml")), "{schema}");
+    let text = world.run(&["policy", "lint", dir]).out;
+    assert!(
+        text.contains("b.yaml:23: error [schema]") && text.contains("fix: required, disabled or"),
+        "{text}"
+    );
 }

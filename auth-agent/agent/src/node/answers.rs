@@ -6,7 +6,7 @@ use std::time::Duration;
 use countersign_agent_api as api;
 use countersign_auth_proto::{Event, PairState, PairStatus};
 use countersign_ebpf_common::metrics as counters;
-use countersign_ebpf_common::policy::{auth_type, direction, flag};
+use countersign_ebpf_common::policy::auth_type;
 use countersign_ebpf_common::reason;
 use countersign_ebpf_loader::AttachMode;
 use countersign_flows::LossSource;
@@ -15,7 +15,6 @@ use serde::Serialize;
 
 use super::{Node, Request};
 use crate::clock;
-use crate::limits;
 
 /// Answers with one value.
 pub(super) fn reply<T: Serialize + Send + Sync + 'static>(responder: api::Responder, value: T) {

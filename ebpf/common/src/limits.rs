@@ -56,9 +56,9 @@ pub const PARK_PAIR_BYTES: u32 = 256 * 1024;
 pub const PARK_SLOT_PACKETS: u32 = 4_096;
 /// Bytes of one endpoint parked at once and per second, over all its pairs.
 pub const PARK_SLOT_BYTES: u32 = 4 * 1024 * 1024;
-/// Places of all pods of another node together, in those of one endpoint; two nodes may flood before the parking
-/// device is full.
-pub const PARK_NODE_SHARE: u32 = 2;
+/// Places of all pods of another node together, in those of one endpoint: room for the 10,000 pairs that a node may
+/// open at once, and not all of the parking device.
+pub const PARK_NODE_SHARE: u32 = 3;
 /// Budgets: of endpoints, of other nodes, of identities of this node; the latter two by their low bits.
 pub const BUDGETS: u32 = 3 * SLOTS;
 /// Times one packet may be parked: once for its own end, once for the other on the same node, once because

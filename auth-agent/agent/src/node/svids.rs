@@ -11,7 +11,7 @@ use countersign_policy::labels::{Labels, Source};
 use countersign_spire::embedded::{self, EmbeddedConfig};
 use countersign_spire::spire::{self, SpireConfig};
 use countersign_spire::{Reference, SourceStatus, Subject, SvidSource, Update, Workload};
-use countersign_spire_proto::{Concern, PodFacts, SelectorTemplate, render_all};
+use countersign_spire_proto::{Concern, PodFacts, Selector, SelectorTemplate, render_all};
 use tokio::sync::{mpsc, watch};
 
 use super::Node;
@@ -228,12 +228,19 @@ impl Node {
     pub(super) fn want_svids(&mut self) {
         let wanted = self.wanted_svids();
         let before = std::mem::replace(&mut self.svids.wanted, wanted.clone());
+        let (changed, new): (Vec<_>, Vec<_>) = wanted
+            .iter()
+            .filter(|(key, what)| before.get(*key) != Some(*what))
+            .partition(|(key, _)| before.contains_key(*key));
+        // New ones first, so that who is handed from one workload to another is never unwanted in between; those
+        // that change only after they are free.
+        for (_, (subject, workload)) in new {
+            self.svids.wish(Wish::Want(subject.clone(), workload.clone()));
+        }
         for (key, (subject, _)) in before.iter().filter(|(key, what)| wanted.get(*key) != Some(*what)) {
             self.svids.wish(Wish::Unwant(subject.clone(), key.clone()));
         }
-        for (subject, workload) in
-            wanted.iter().filter(|(key, what)| before.get(*key) != Some(*what)).map(|(_, what)| what)
-        {
+        for (_, (subject, workload)) in changed {
             self.svids.wish(Wish::Want(subject.clone(), workload.clone()));
         }
         let identities = |of: &BTreeMap<String, (Subject, Workload)>| -> BTreeSet<u32> {
@@ -248,41 +255,59 @@ impl Node {
     fn wanted_svids(&mut self) -> BTreeMap<String, (Subject, Workload)> {
         let mut wanted = BTreeMap::new();
         let mut unaskable = BTreeMap::new();
-        let should = |e: &&Endpoint| self.svids.should_have(e, self.identities.labels(e.identity));
-        for endpoint in self.endpoints.iter().filter(should) {
-            let (Some(pod), Some(id)) =
-                (self.world.pods.get(&endpoint.key()), self.spiffe_id(endpoint.identity))
-            else {
-                continue;
-            };
-            let key = endpoint.workload();
-            match render_all(&self.svids.selectors, &PodFacts::of(pod)) {
-                Ok(selectors) => {
-                    let pair = |of: &countersign_spire_proto::Selector| {
-                        (of.kind().to_owned(), of.value().to_owned())
-                    };
-                    let reference = Reference::Selectors(selectors.iter().map(pair).collect());
-                    let subject = Subject { identity: endpoint.identity, id };
-                    wanted.insert(key.clone(), (subject, Workload { key, reference }));
+        for endpoint in self.endpoints.iter().filter(|endpoint| endpoint.registered) {
+            match self.wanted_svid(endpoint) {
+                Ok(Some((subject, workload))) => {
+                    drop(wanted.insert(workload.key.clone(), (subject, workload)))
                 }
-                // The embedded CA asks for no selectors.
-                Err(_) if !self.svids.is_spire => {
-                    let subject = Subject { identity: endpoint.identity, id };
-                    let reference = Reference::Selectors(Vec::new());
-                    wanted.insert(key.clone(), (subject, Workload { key, reference }));
-                }
-                Err(missing) => drop(unaskable.insert(key, format!("--workload-selector: {missing}"))),
+                Ok(None) => {}
+                Err(why) => drop(unaskable.insert(endpoint.workload(), why)),
             }
         }
         self.svids.unaskable = unaskable;
         // Peers still believe in addresses of these: their SVIDs are needed until they have unlearnt them.
         let told: BTreeSet<u32> = self.told.identities().collect();
         for (key, (subject, workload)) in &self.svids.wanted {
-            if told.contains(&subject.identity) && !wanted.contains_key(key) {
-                wanted.insert(key.clone(), (subject.clone(), workload.clone()));
+            let is_there = wanted.values().any(|(wanted, _)| wanted == subject);
+            if told.contains(&subject.identity) && !is_there {
+                // The pod itself may be somebody else by now.
+                let key = if wanted.contains_key(key) {
+                    format!("{key} {}", subject.identity)
+                } else {
+                    key.clone()
+                };
+                let workload = Workload { key: key.clone(), reference: workload.reference.clone() };
+                wanted.insert(key, (subject.clone(), workload));
             }
         }
         wanted
+    }
+
+    /// Who an endpoint is to be, and how SPIRE knows it; none where it is to have no SVID; or why it cannot be asked
+    /// for.
+    fn wanted_svid(&self, endpoint: &Endpoint) -> Result<Option<(Subject, Workload)>, String> {
+        let key = endpoint.workload();
+        let labels = self.identities.labels(endpoint.identity);
+        let (Some(pod), Some(labels)) = (self.world.pods.get(&endpoint.key()), labels) else {
+            // The pod has gone from the cluster, its endpoint goes next: it needs what it has until then.
+            let before = self.svids.wanted.get(&key);
+            return Ok(before.filter(|(subject, _)| subject.identity == endpoint.identity).cloned());
+        };
+        let Some(id) =
+            self.spiffe_id(endpoint.identity).filter(|_| self.svids.should_have(endpoint, Some(labels)))
+        else {
+            return Ok(None);
+        };
+        let subject = Subject { identity: endpoint.identity, id };
+        let selectors = match render_all(&self.svids.selectors, &PodFacts::of(pod)) {
+            Ok(selectors) => selectors,
+            Err(missing) if self.svids.is_spire => return Err(format!("--workload-selector: {missing}")),
+            // The embedded CA asks for none.
+            Err(_) => BTreeSet::new(),
+        };
+        let pair = |of: &Selector| (of.kind().to_owned(), of.value().to_owned());
+        let reference = Reference::Selectors(selectors.iter().map(pair).collect());
+        Ok(Some((subject, Workload { key, reference })))
     }
 
     pub(super) fn take_svid(&mut self, update: Update) {

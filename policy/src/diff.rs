@@ -6,8 +6,8 @@
 //! weaker authentication than one of them asks for. Nothing that both let through is dropped either.
 //!
 //! 1. exact entries of the new policy: such packets have their final verdict at once;
-//! 2. copies of broader entries at keys that only the new policy has, so that both have the same keys (left out
-//!    where the broader entry does not change);
+//! 2. copies of broader entries, or of nothing where there is none, at keys that only the new policy has, so that
+//!    both have the same keys (left out where the broader entry does not change);
 //! 3. keys whose precedence rises, those that come to the highest first;
 //! 4. keys whose precedence falls, those that come from the lowest first;
 //! 5. keys of the old policy only, which say by now what the broader entry says; old exact entries last.
@@ -96,6 +96,10 @@ impl Asking {
     }
 }
 
+/// Stands at a key for no entry, so that a broader one does not show through before its time.
+const NOTHING: PolicyEntry =
+    PolicyEntry { precedence: 0, rule_id: 0, auth_type: 0, flags: flag::DENY, prefix_bits: 0, pad: 0 };
+
 /// How strong an entry is; none is weaker than all.
 fn strength(entry: Option<&PolicyEntry>) -> i64 {
     entry.map_or(-1, |entry| entry.precedence.into())
@@ -136,11 +140,12 @@ impl Plan<'_> {
         }
         let (before, after) = (effective(self.old, &key, bits), effective(self.new, &key, bits));
         let stable = self.stands_on_unchanged(&key, bits);
-        if let (None, Some(copy), false) = (here_before, before, stable) {
-            self.push(Step::Copy, Op::Set(key, bits, *copy));
+        if here_before.is_none() && !stable {
+            self.push(Step::Copy, Op::Set(key, bits, before.copied().unwrap_or(NOTHING)));
         }
         let stays = here_after.is_some() || !stable;
-        let last = after.filter(|_| stays).map_or(Op::Delete(key, bits), |entry| Op::Set(key, bits, *entry));
+        let last =
+            if stays { Op::Set(key, bits, after.copied().unwrap_or(NOTHING)) } else { Op::Delete(key, bits) };
         let (from, to) = (strength(before), strength(after));
         if self.is_delicate(&key, before, after) {
             let top = from.max(to);
@@ -152,7 +157,7 @@ impl Plan<'_> {
         } else {
             self.push(Step::Fall(from, Reverse(Strict::No)), last);
         }
-        if stays && here_after.is_none() && after.is_some() {
+        if stays && here_after.is_none() {
             self.push(Step::Clean, Op::Delete(key, bits));
         }
     }

@@ -151,8 +151,8 @@ fn agents_are_kept_running_and_held_down_on_request() {
     let dir = lab.paths().root().display().to_string();
     let expected = format!(
         "agent --node-name node1 --run-dir /run/countersign --pin-dir /sys/fs/bpf/countersign --manifests {dir}/manifests \
-         --status-dir {dir}/status --uplink eth0 --embedded-ca {dir}/ca --svid-ttl 3600s --trust-domain countersign.lab \
-         --parking on\ncs_wg0.sock\n/sys/fs/bpf\n"
+         --status-dir {dir}/status --uplink eth0 --trust-domain countersign.lab --parking on --embedded-ca {dir}/ca \
+         --svid-ttl 3600s\ncs_wg0.sock\n/sys/fs/bpf\n"
     );
     assert_eq!(said, expected, "WireGuard is there first");
     assert_eq!(fs::read_to_string(lab.paths().log("wg-node1")).unwrap(), "wg -f cs_wg0\n");

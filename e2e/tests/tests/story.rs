@@ -119,7 +119,7 @@ fn a_broken_manifest_is_named_and_changes_nothing() -> Result<()> {
             policy("l7", "web", &[Rule { peer: "stranger", ports: &["TCP/80"], required: false }], &[])
                 .replace(
                     "    toPorts:\n    - ports:",
-                    "    toPorts:\n    - rules: {http: [{}]}\n      ports:",
+                    "    toPorts:\n    - rules: {smtp: [{}]}\n      ports:",
                 );
         world.apply("unenforced.yaml", &[unenforced])?;
         eventually("both files are reported", Duration::from_secs(3), || {

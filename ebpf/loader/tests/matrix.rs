@@ -161,6 +161,7 @@ fn flows_are_judged_in_the_direction_they_were_opened() {
     let key = PolicyKey { identity: C, slot_be: 1u16.to_be(), direction: EGRESS, ..PolicyKey::default() };
     let deny = PolicyEntry {
         precedence: precedence(0, true),
+        rule_id: 7,
         flags: flag::DENY,
         prefix_bits: 56,
         ..PolicyEntry::default()

@@ -31,6 +31,7 @@ const NEEDS: &[Need] = &[
     need("tcpdump", "tcpdump", "listens on the lab's wire while tests and benchmarks run"),
     need("iptables", "iptables-legacy-restore", "a list of rules to measure beside"),
     need("nftables", "nft", "another"),
+    need("iperf3", "iperf3", "streams through the tunnel in tests and benchmarks"),
     need("util-linux", "nsenter", "enters the lab's namespaces"),
 ];
 

@@ -13,7 +13,7 @@ fn oracle(own: Option<PolicyEntry>, any: Option<PolicyEntry>) -> Decision {
     entries.sort_by_key(|(rank, _)| core::cmp::Reverse(*rank));
     let Some((_, first)) = entries.first().copied() else { return Decision::default() };
     if first.flags & flag::DENY != 0 {
-        return Decision { deny_rule: true, rule_id: first.rule_id, ..Decision::default() };
+        return Decision { deny_rule: first.rule_id != 0, rule_id: first.rule_id, ..Decision::default() };
     }
     let explicit = first.flags & flag::AUTH_EXPLICIT != 0;
     let inherited = entries

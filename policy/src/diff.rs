@@ -162,8 +162,8 @@ impl Plan<'_> {
         }
     }
 
-    /// Whether the nearest broader key of either policy says the same in both: then nothing under it changes
-    /// before this key does, and it needs no copy to stand on.
+    /// Whether there is no broader key, or the nearest of either policy says the same in both: then nothing under it
+    /// changes before this key does, and it needs no copy to stand on.
     fn stands_on_unchanged(&self, key: &PolicyKey, bits: u8) -> bool {
         let place = Place { protocol: key.protocol, port: u16::from_be(key.port_be), bits };
         let at = |policy: &EndpointPolicy, place: Place| {
@@ -173,7 +173,7 @@ impl Plan<'_> {
         let mut around = place.broader().map(|place| (at(self.old, place), at(self.new, place)));
         around
             .find(|(before, after)| before.is_some() || after.is_some())
-            .is_some_and(|(before, after)| before == after)
+            .is_none_or(|(before, after)| before == after)
     }
 
     /// Whether the way from one entry to the other must lead over the strictest one.

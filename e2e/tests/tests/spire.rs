@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -12,11 +13,23 @@ use countersign_e2e::manifests::{Pod, Rule, policy};
 use countersign_e2e::spire::{cilium_layout, obtainable, selector};
 use countersign_e2e::udp;
 use countersign_e2e::udp::Receiver;
-use countersign_e2e::world::{World, WorldOptions, eventually, in_world};
+use countersign_e2e::world::{self, World, WorldOptions, eventually};
 use countersign_lab::PodState;
 
 const NODES: [&str; 2] = ["node1", "node2"];
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One lab at a time: flows that must lose nothing are not to compete with three more SPIREs for two cores.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn in_world(
+    options: WorldOptions,
+    documents: &[String],
+    test: impl FnOnce(&World) -> Result<()>,
+) -> Result<()> {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    world::in_world(options, documents, test)
+}
 
 /// A server on node 2, proved clients on both nodes, a client nobody allows, and one that has no SVID.
 fn cast() -> Vec<String> {

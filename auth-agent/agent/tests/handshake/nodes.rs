@@ -1,13 +1,9 @@
 //! Nodes that speak for themselves: what one of them disowns, and who may not say so in its name.
 
 use countersign_agent::handshake::{FailureKind, NODE, Request};
-use countersign_certs::{CertAuthority, SpiffeId};
+use countersign_certs::CertAuthority;
 
 use crate::support::*;
-
-fn node_id(name: &str) -> SpiffeId {
-    SpiffeId::parse(&format!("spiffe://{DOMAIN}/node/{name}")).unwrap()
-}
 
 /// An agent whose node has an SVID of its own, besides those of `numbers`.
 async fn start(name: &str, ca: &CertAuthority, numbers: &[u32]) -> Agent {

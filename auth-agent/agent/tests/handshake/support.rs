@@ -37,6 +37,10 @@ pub fn id(number: u32) -> SpiffeId {
     SpiffeId::parse(&format!("spiffe://{DOMAIN}/identity/{number}")).unwrap()
 }
 
+pub fn node_id(name: &str) -> SpiffeId {
+    SpiffeId::parse(&format!("spiffe://{DOMAIN}/node/{name}")).unwrap()
+}
+
 pub fn signing_key() -> SigningKey {
     SigningKey::p256(KeyPair::generate().unwrap().serialize_der()).unwrap()
 }

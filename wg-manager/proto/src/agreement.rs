@@ -197,6 +197,13 @@ impl Agreements {
         }
     }
 
+    /// The tunnel to the node is another one: nothing that was agreed on is for it.
+    pub fn forget(&mut self, node: &str) {
+        if let Some(peer) = self.peers.get_mut(node) {
+            *peer = Peer::default();
+        }
+    }
+
     /// Ends what has lived its time, and says whose keys those were: nothing goes to these nodes any more.
     pub fn expire(&mut self, now: u64) -> Vec<String> {
         let mut ended = Vec::new();

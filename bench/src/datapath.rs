@@ -186,6 +186,10 @@ impl Bench {
         rows.push(self.row(TO_POD, "authenticated, first packet (SYN)", b, &syn_in, PASS)?);
         rows.push(self.row(TO_POD, "authenticated, established", b, &data_in, PASS)?);
         rows.push(self.row(TO_POD, "authenticated, reply", a, &answer, PASS)?);
+        // A second verdict that says no to everything.
+        self.datapath.set_audited(self.a.slot, true)?;
+        rows.push(self.row(FROM_POD, "audited, first packet (SYN), event suppressed", a, &syn, PASS)?);
+        rows.push(self.row(FROM_POD, "audited, established", a, &data, PASS)?);
         rows.extend(self.wire(&data)?);
         Ok(Rows { rows })
     }

@@ -13,8 +13,10 @@ use crate::record::{Direction, Endpoint, Flow, L4, PolicyName, Protocol, Verdict
 pub trait Resolve {
     /// The pod behind an address, if that has this identity now; else what the identity alone says.
     fn workload(&self, identity: u32, ip: Option<IpAddr>) -> Arc<Workload>;
-    /// The policies that a rule id stands for; none for 0.
-    fn policies(&self, rule_id: u32) -> Arc<[PolicyName]>;
+    /// The policies that decided: that of its rule, or those because of which what nothing allows is dropped.
+    fn policies(&self, event: &Event) -> Arc<[PolicyName]>;
+    /// What a rule wants to be logged (`log.value`); empty for 0.
+    fn log(&self, rule_id: u32) -> Arc<str>;
 }
 
 /// What an event does not carry.
@@ -31,7 +33,8 @@ pub struct Context {
 pub fn to_flow(event: &Event, context: &Context, resolver: &impl Resolve) -> Flow {
     let [source, destination] = endpoints(event, resolver);
     let verdict = verdict(event);
-    let dropped = verdict == Verdict::Dropped;
+    // What it was dropped for, or would have been.
+    let dropped = matches!(verdict, Verdict::Dropped | Verdict::Audit);
     let l4 = l4(event);
     Flow {
         time: event.time.saturating_add(context.boot_to_unix_ns),
@@ -47,7 +50,8 @@ pub fn to_flow(event: &Event, context: &Context, resolver: &impl Resolve) -> Flo
         destination,
         summary: summary(&l4),
         l4,
-        policies: resolver.policies(event.rule_id),
+        policies: resolver.policies(event),
+        policy_log: resolver.log(event.rule_id),
         event_type: event_type(event.kind),
         suppressed: u64::from(event.suppressed),
         suppressed_other: u64::from(event.suppressed_other),
@@ -62,6 +66,7 @@ fn exact_reason(event: &Event) -> u8 {
 fn verdict(event: &Event) -> Verdict {
     match event.kind {
         kind::VERDICT => Verdict::Forwarded,
+        kind::AUDIT => Verdict::Audit,
         kind::DROP => Verdict::Dropped,
         kind::AUTH_REQUIRED | kind::PROOF_ENDED if event.detail == reason::PARKED => Verdict::Redirected,
         kind::AUTH_REQUIRED | kind::PROOF_ENDED => Verdict::Dropped,
@@ -74,7 +79,7 @@ fn event_type(of: u8) -> &'static str {
     match of {
         kind::DROP => "drop",
         kind::AUTH_REQUIRED => "auth-required",
-        kind::VERDICT => "policy-verdict",
+        kind::VERDICT | kind::AUDIT => "policy-verdict",
         kind::PROOF_ENDED => "proof-ended",
         _ => "unknown",
     }

@@ -168,7 +168,7 @@ fn reason(text: &str) -> Option<Vec<u8>> {
 
 /// The field's reason, or our own more exact one.
 fn is_reason(number: u8, flow: &Flow) -> bool {
-    flow.verdict == Verdict::Dropped
+    matches!(flow.verdict, Verdict::Dropped | Verdict::Audit)
         && (flow.drop_reason == number
             || (!flow.drop_detail.is_empty() && flow.drop_detail == crate::reason::name(number)))
 }

@@ -30,6 +30,9 @@ pub struct Metrics {
     discarded: Family<Labels<1>, Counter>,
     dropped: Family<Labels<2>, Counter>,
     forwarded: Family<Labels<1>, Counter>,
+    audited: Family<Labels<1>, Counter>,
+    policy_overflows: Counter,
+    policy_behind: Gauge,
     auth_entries: Family<Labels<1>, Gauge>,
     auth_next_expiry: Gauge<f64, AtomicU64>,
     svids: Gauge,
@@ -68,6 +71,9 @@ impl Metrics {
             discarded: Family::default(),
             dropped: Family::default(),
             forwarded: Family::default(),
+            audited: Family::default(),
+            policy_overflows: Counter::default(),
+            policy_behind: Gauge::default(),
             auth_entries: Family::default(),
             auth_next_expiry: Gauge::default(),
             svids: Gauge::default(),
@@ -128,6 +134,11 @@ impl Metrics {
         let packets = || Unit::Other("packets".into());
         r.register_with_unit("dropped", "Packets dropped, by reason", packets(), self.dropped.clone());
         r.register_with_unit("forwarded", "Packets let through", packets(), self.forwarded.clone());
+        r.register(
+            "audited",
+            "Verdicts on flows that were let through and would be dropped if policies in audit mode were enforced",
+            self.audited.clone(),
+        );
         r.register_with_unit(
             "encrypt_leaks_prevented",
             "Plaintext packets of encrypted peers, dropped",
@@ -155,6 +166,16 @@ impl Metrics {
         );
         r.register("policy_documents", "Policy documents in force", self.policies.clone());
         r.register("policy_documents_refused", "Policy documents refused", self.policies_refused.clone());
+        r.register(
+            "policy_map_overflows",
+            "Changes of policy that found no room in the maps",
+            self.policy_overflows.clone(),
+        );
+        r.register(
+            "policy_endpoints_behind",
+            "Endpoints that keep their last good policy, because there is no room for a newer one",
+            self.policy_behind.clone(),
+        );
         r.register("endpoints", "Endpoints of this node", self.endpoints.clone());
         r.register("encrypt_peers", "Nodes with a verified key", self.encrypt_peers.clone());
         r.register("api_refused", "Control connections refused, by reason", self.api_refused.clone());
@@ -205,6 +226,21 @@ impl Metrics {
     /// What the kernel's counter says of packets let through.
     pub fn set_forwarded(&self, direction: &'static str, packets: u64) {
         raise(&self.forwarded.get_or_create(&[("direction", direction)]), packets);
+    }
+
+    /// What the kernel's counter says of flows that were let through in audit mode alone.
+    pub fn set_audited(&self, direction: &'static str, verdicts: u64) {
+        raise(&self.audited.get_or_create(&[("direction", direction)]), verdicts);
+    }
+
+    /// A change of policy found no room in the maps.
+    pub fn policy_overflow(&self) {
+        self.policy_overflows.inc();
+    }
+
+    /// Endpoints that keep their last good policy.
+    pub fn set_policy_behind(&self, endpoints: u64) {
+        self.policy_behind.set(gauge(endpoints));
     }
 
     /// Pairs in a state.

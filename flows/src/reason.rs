@@ -40,6 +40,7 @@ const NAMES: &[(u8, &str)] = &[
     (reason::PARK_AGAIN, "PARK_AGAIN"),
     (reason::ARP_SPOOF, "ARP_SPOOF"),
     (reason::OVERTOOK, "OVERTOOK_PARKED"),
+    (reason::AUDITED, "AUDITED"),
 ];
 
 /// The name of a drop reason; empty for 0, which is none, `UNKNOWN` for a number that is no reason.

@@ -59,7 +59,7 @@ pub struct Flow {
     pub direction: Direction,
     /// What was decided.
     pub verdict: Verdict,
-    /// Number of the drop reason; 0 where it was not dropped.
+    /// Number of the drop reason, in audit mode of what it would have been; 0 where it was not dropped.
     pub drop_reason: u8,
     /// Its name (`AUTH_REQUIRED`); empty where it was not dropped.
     pub drop_reason_desc: &'static str,
@@ -77,6 +77,8 @@ pub struct Flow {
     pub l4: L4,
     /// Policies that decided.
     pub policies: Arc<[PolicyName]>,
+    /// What the rule that decided wants to be logged (`log.value`).
+    pub policy_log: Arc<str>,
     /// `drop`, `policy-verdict`, `trace`, `auth-required`, …
     pub event_type: &'static str,
     /// For people (`TCP Flags: SYN`).

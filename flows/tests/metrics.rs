@@ -18,6 +18,9 @@ fn filled() -> Metrics {
     metrics.set_dropped(189, "ingress", 7);
     metrics.set_dropped(133, "egress", 2);
     metrics.set_forwarded("ingress", 11);
+    metrics.set_audited("egress", 6);
+    metrics.policy_overflow();
+    metrics.set_policy_behind(2);
     metrics.set_auth_entries("authenticated", 4);
     metrics.set_auth_next_expiry(Duration::from_secs(1800));
     metrics.set_svids(2, Duration::from_secs(3600));
@@ -51,6 +54,9 @@ fn values() {
         r#"countersign_dropped_packets_total{reason="AUTH_REQUIRED",direction="ingress"} 7"#,
         r#"countersign_dropped_packets_total{reason="POLICY_DENIED",direction="egress"} 2"#,
         r#"countersign_forwarded_packets_total{direction="ingress"} 11"#,
+        r#"countersign_audited_total{direction="egress"} 6"#,
+        "countersign_policy_map_overflows_total 1",
+        "countersign_policy_endpoints_behind 2",
         "countersign_svids 2",
         "countersign_svid_next_expiry_seconds 3600.0",
         r#"countersign_svid_rotations_total{result="ok"} 1"#,

@@ -20,10 +20,14 @@ impl Resolve for World {
         Arc::new(Workload { namespace: "default".into(), pod, labels: vec![format!("id={identity}")] })
     }
 
-    fn policies(&self, rule_id: u32) -> Arc<[PolicyName]> {
+    fn policies(&self, event: &Event) -> Arc<[PolicyName]> {
         let name =
             |n: u32| PolicyName { kind: "K".into(), namespace: "ns".into(), name: format!("rule-{n}") };
-        (0..rule_id).map(name).collect()
+        (0..event.rule_id).map(name).collect()
+    }
+
+    fn log(&self, rule_id: u32) -> Arc<str> {
+        format!("said by {rule_id}").into()
     }
 }
 
@@ -68,6 +72,7 @@ fn an_ingress_drop() {
     assert_eq!(flow.destination.ip, "10.0.2.8".parse().ok());
     assert_eq!((flow.summary.as_str(), flow.auth_type), ("TCP Flags: SYN, ACK", "SPIRE"));
     assert_eq!((flow.suppressed, flow.suppressed_other, flow.policies.len()), (9, 2, 1));
+    assert_eq!(&*flow.policy_log, "said by 1");
 }
 
 #[test]
@@ -88,12 +93,15 @@ fn kinds_and_their_verdicts() {
         (kind::AUTH_REQUIRED, reason::PARK_FULL, Verdict::Dropped, "auth-required"),
         (kind::PROOF_ENDED, reason::PARKED, Verdict::Redirected, "proof-ended"),
         (kind::PROOF_ENDED, reason::AUTH_REQUIRED, Verdict::Dropped, "proof-ended"),
+        (kind::AUDIT, reason::POLICY_DENIED, Verdict::Audit, "policy-verdict"),
+        (kind::AUDIT, reason::AUTH_REQUIRED, Verdict::Audit, "policy-verdict"),
         (99, 0, Verdict::Error, "unknown"),
     ] {
         let flow = convert(&Event { kind, reason: reason::field_number(detail), detail, ..event() });
         assert_eq!((flow.verdict, flow.event_type), (verdict, event_type), "kind {kind} detail {detail}");
         let named = !flow.drop_reason_desc.is_empty();
-        assert_eq!(named, verdict == Verdict::Dropped, "kind {kind} detail {detail}");
+        let would = matches!(verdict, Verdict::Dropped | Verdict::Audit);
+        assert_eq!(named, would, "kind {kind} detail {detail}");
         assert_eq!(named, flow.drop_reason != 0 && !flow.drop_text.is_empty());
     }
 }

@@ -23,7 +23,7 @@ use crate::fields::{DocumentError, Field, Object, Result};
 use crate::model::{CidrGroup, Kind, Note, NoteKind, Policy, PolicyId, Rule};
 use crate::yaml::Document;
 
-/// Annotation of a policy or a namespace: `audit` says what would be dropped, and drops nothing.
+/// Annotation of a policy, a namespace or a pod: `audit` says what would be dropped, and drops nothing.
 pub const MODE_ANNOTATION: &str = "policy.countersign.dev/mode";
 
 /// What a document's meaning depends on beside itself.

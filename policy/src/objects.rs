@@ -183,11 +183,24 @@ impl Pod {
     }
 }
 
+/// The annotation that every kind of object has in common; a slip of the pen is no mode.
+fn is_audited(annotations: &BTreeMap<String, String>) -> bool {
+    annotations.get(crate::documents::MODE_ANNOTATION).is_some_and(|mode| mode == "audit")
+}
+
+impl Pod {
+    /// Whether what policies would drop of this pod's is only said.
+    #[must_use]
+    pub fn is_audited(&self) -> bool {
+        is_audited(&self.annotations)
+    }
+}
+
 impl Namespace {
     /// Whether what the policies of this namespace would drop is only said.
     #[must_use]
     pub fn is_audited(&self) -> bool {
-        self.annotations.get(crate::documents::MODE_ANNOTATION).is_some_and(|mode| mode == "audit")
+        is_audited(&self.annotations)
     }
 
     /// Reads a `v1` Namespace.

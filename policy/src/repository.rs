@@ -6,6 +6,7 @@
 
 mod cache;
 mod compile;
+mod refresh;
 mod store;
 mod touched;
 
@@ -14,7 +15,6 @@ use std::fmt;
 
 use ipnet::IpNet;
 
-use crate::diff::{self, Op};
 use crate::endpoint::EndpointPolicy;
 use crate::identity::reserved;
 use crate::labels::Labels;
@@ -24,6 +24,7 @@ use cache::SelectorCache;
 use store::{ClauseId, Store, Stored, StoredClause, StoredRule};
 
 pub use cache::PodAddresses;
+pub use refresh::Refresh;
 pub use touched::{Scope, Touched};
 
 /// Ports that the containers of an identity's pods give a name: protocol and name to numbers.
@@ -68,29 +69,6 @@ pub enum Enforcement {
     Never,
 }
 
-/// How an endpoint's policy came up to date.
-#[derive(Clone, Debug)]
-pub struct Refresh {
-    /// The operations on the maps, in an order that is safe at every point; see [`crate::diff`].
-    pub ops: Vec<Op>,
-    before: EndpointPolicy,
-    peers: Option<BTreeSet<u32>>,
-}
-
-impl Refresh {
-    /// Takes the change back out of the policy; returns the operations that take it back out of the maps.
-    #[must_use]
-    pub fn undo(self, policy: &mut EndpointPolicy) -> Vec<Op> {
-        let Some(peers) = &self.peers else {
-            let now = std::mem::replace(policy, self.before);
-            return diff::diff(&now, policy);
-        };
-        let ops = diff::diff(&policy.part(peers), &self.before);
-        policy.replace_part(peers, &ops, self.before);
-        ops
-    }
-}
-
 /// Which verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum View {
@@ -98,6 +76,8 @@ pub enum View {
     Enforced,
     /// The one there would be if policies in audit mode were enforced.
     AsIf,
+    /// The one that is enforced at an endpoint in audit mode: nothing is dropped there.
+    Open,
 }
 
 /// All policies and identities.
@@ -469,26 +449,30 @@ impl Repository {
     /// identity.
     #[must_use]
     pub fn resolve_as_if(&self, identity: u32, slot: u16) -> Option<EndpointPolicy> {
-        let audited = self.store.rules_of(&self.selectors, identity).any(|(_, rule)| rule.audit);
-        audited.then(|| compile::endpoint(self, identity, slot, View::AsIf))
+        self.is_audited(identity).then(|| compile::endpoint(self, identity, slot, View::AsIf))
     }
 
-    /// Brings an endpoint's policy, which was up to date before, up to date with what was touched.
-    pub fn refresh(&self, identity: u32, policy: &mut EndpointPolicy, scope: Scope<'_>) -> Refresh {
-        let Scope::Peers(peers) = scope else { return self.refresh_whole(identity, policy) };
-        let before = policy.part(peers);
-        let after = compile::part(self, identity, policy, peers);
-        let ops = diff::diff(&before, &after);
-        policy.replace_part(peers, &ops, after);
-        Refresh { ops, before, peers: Some(peers.clone()) }
+    /// Whether a policy in audit mode chooses this identity.
+    #[must_use]
+    pub fn is_audited(&self, identity: u32) -> bool {
+        self.store.rules_of(&self.selectors, identity).any(|(_, rule)| rule.audit)
     }
 
-    /// Brings an endpoint's policy up to date, whatever it was.
-    pub fn refresh_whole(&self, identity: u32, policy: &mut EndpointPolicy) -> Refresh {
-        let new = self.resolve(identity, policy.slot);
-        let before = std::mem::replace(policy, new);
-        let ops = diff::diff(&before, policy);
-        Refresh { ops, before, peers: None }
+    /// Whether a policy is only audited, by its own annotation or its namespace's.
+    #[must_use]
+    pub fn is_policy_audited(&self, id: &PolicyId) -> bool {
+        let policy = self.policies.get(id).map(|stored| &stored.policy);
+        policy.is_some_and(|policy| policy.audit || store::in_audited(id, &self.audited))
+    }
+
+    /// The policies because of which what nothing allows is denied at an endpoint of this identity; `as_if` counts
+    /// those in audit mode.
+    #[must_use]
+    pub fn isolating(&self, identity: u32, direction: Direction, as_if: bool) -> BTreeSet<PolicyId> {
+        let at = usize::from(direction.number());
+        let rules = self.store.rules_of(&self.selectors, identity).map(|(_, rule)| rule);
+        let counts = rules.filter(|rule| rule.default_deny[at] && (as_if || !rule.audit));
+        counts.map(|rule| rule.policy.clone()).collect()
     }
 
     /// The identities with which an endpoint of this identity has to authenticate, in either direction.

@@ -4,7 +4,7 @@
 use countersign_policy::identity::{FIRST_CIDR, cidr_labels, reserved};
 use countersign_policy::labels::{CLUSTER, Labels, POD_NAMESPACE, Source};
 use countersign_policy::model::{Direction, NoteKind};
-use countersign_policy::repository::{Enforcement, Repository};
+use countersign_policy::repository::{Enforcement, Repository, Scope, View};
 use countersign_policy::{Policy, Settings, parse, yaml};
 
 const WEB: u32 = 1000;
@@ -375,8 +375,31 @@ fn audited_policies_drop_nothing_and_have_a_verdict_of_their_own() {
     assert!(repository.set_audited(["shop".to_owned()].into()).is_empty());
     repository.set_audited([].into());
     assert!(!passes(&repository, Direction::Ingress, OTHER, TCP, 80));
+    names_of_default_deny(&mut repository);
     let text = "{apiVersion: cilium.io/v2, kind: CiliumNetworkPolicy, metadata: {name: a, \
                 annotations: {policy.countersign.dev/mode: audti}}, spec: {endpointSelector: {}, ingress: []}}";
     let error = parse(&yaml::parse(text).unwrap().remove(0), &Settings::default()).unwrap_err();
     assert_eq!(error.path, "metadata.annotations[\"policy.countersign.dev/mode\"]");
+}
+
+/// `a` is audited and denies nothing by default, `b` is enforced and does.
+fn names_of_default_deny(repository: &mut Repository) {
+    let names = |repository: &Repository, direction, as_if| {
+        let ids = repository.isolating(WEB, direction, as_if);
+        ids.into_iter().map(|id| id.name).collect::<Vec<_>>()
+    };
+    assert_eq!(names(repository, Direction::Ingress, false), ["b"]);
+    assert_eq!(names(repository, Direction::Ingress, true), ["a", "b"]);
+    assert!(names(repository, Direction::Egress, true).is_empty());
+    repository.set_audited(["shop".to_owned()].into());
+    assert!(names(repository, Direction::Ingress, false).is_empty());
+    assert!(repository.is_audited(WEB) && !repository.is_audited(CLIENT));
+    // An endpoint in audit mode drops nothing, whatever is enforced elsewhere; one without an identity stays closed.
+    repository.set_audited([].into());
+    let mut open = repository.resolve(WEB, 1);
+    let _ = repository.refresh_as(View::Open, WEB, &mut open, Scope::Whole);
+    assert!(open.lookup(Direction::Ingress, OTHER, TCP, 80).allow && !open.ingress_enforced);
+    let mut closed = repository.resolve(reserved::INIT, 1);
+    let _ = repository.refresh_as(View::Open, reserved::INIT, &mut closed, Scope::Whole);
+    assert!(!closed.lookup(Direction::Egress, WEB, TCP, 80).allow);
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use countersign_ebpf_common::limits::POLICY_LPM_ENTRIES;
 
 /// Countersign's node agent: proves workload identities to peers and enforces policy in eBPF.
 ///
@@ -118,6 +119,26 @@ pub struct Config {
     #[arg(long, env = "COUNTERSIGN_WIREGUARD_PORT", default_value_t = 51871)]
     pub wireguard_port: u16,
 
+    /// When endpoints deny what no policy allows: in the directions in which a policy chooses them (default),
+    /// always, or (danger) never: then no policy denies anything.
+    #[arg(long, env = "COUNTERSIGN_ENABLE_POLICY", value_enum, default_value_t = EnablePolicy::Default)]
+    pub enable_policy: EnablePolicy,
+
+    /// danger: on lets everything through that policies would drop, and says so in the flows (verdict AUDIT). One
+    /// pod, policy or namespace is audited by its annotation `policy.countersign.dev/mode: audit`.
+    #[arg(long, env = "COUNTERSIGN_POLICY_AUDIT_MODE", value_enum, default_value_t = Switch::Off)]
+    pub policy_audit_mode: Switch,
+
+    /// Policy entries with wildcards or port ranges that all endpoints of this node have room for; there is twice
+    /// as much for exact ones. Maps that are pinned keep their size.
+    #[arg(
+        long,
+        env = "COUNTERSIGN_BPF_POLICY_MAP_MAX",
+        default_value_t = POLICY_LPM_ENTRIES,
+        value_parser = clap::value_parser!(u32).range(256..=16_777_216)
+    )]
+    pub bpf_policy_map_max: u32,
+
     /// Log filter, as tracing's EnvFilter: info, countersign_agent=debug.
     #[arg(long, env = "COUNTERSIGN_LOG", default_value = "info")]
     pub log: String,
@@ -130,6 +151,17 @@ pub enum Switch {
     On,
     /// Off.
     Off,
+}
+
+/// When endpoints deny what no policy allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EnablePolicy {
+    /// In the directions in which a policy chooses them.
+    Default,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
 }
 
 /// How the post-quantum key exchange is asked for.

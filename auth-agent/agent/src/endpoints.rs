@@ -1,11 +1,11 @@
 //! The endpoints of this node: which pod is behind which interface and slot, over restarts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use countersign_agent_api::EndpointSpec;
 use countersign_ebpf_common::limits::SLOTS;
-use countersign_policy::EndpointPolicy;
+use countersign_policy::{EndpointPolicy, PolicyId};
 use serde::{Deserialize, Serialize};
 
 use crate::state::StateFile;
@@ -37,8 +37,59 @@ pub struct Endpoint {
     pub registered: bool,
     /// The policy that is in its maps.
     pub policy: EndpointPolicy,
+    /// That policy drops nothing: the endpoint is in audit mode.
+    pub audited: bool,
     /// Why that is not the latest, if it is not.
-    pub policy_error: Option<String>,
+    pub behind: Option<Behind>,
+    /// Its second verdict, as it is in the maps: what policies in audit mode would do.
+    pub audit: Option<EndpointPolicy>,
+    /// Why there is no second verdict, where there should be one.
+    pub audit_behind: Option<Behind>,
+}
+
+/// Why what was worked out is not in the maps.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Behind {
+    /// In a sentence.
+    pub why: String,
+    /// The policy that needs most of the room that is not there, and how many entries it needs.
+    pub offender: Option<(PolicyId, usize)>,
+    /// Others that are not in force as long as it is not.
+    pub others: BTreeSet<PolicyId>,
+    /// What was in the maps: with less of it, there may be room.
+    pub used: Used,
+}
+
+/// Entries of the policy maps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Used {
+    /// Exact ones.
+    pub exact: usize,
+    /// Those with wildcards or ranges.
+    pub tries: usize,
+}
+
+impl Used {
+    fn of<'a>(policies: impl Iterator<Item = &'a EndpointPolicy>) -> Self {
+        policies.fold(Self::default(), |sum, policy| Self {
+            exact: sum.exact + policy.exact.len(),
+            tries: sum.tries + policy.entries.len(),
+        })
+    }
+
+    /// Without these.
+    #[must_use]
+    pub fn less(self, other: Self) -> Self {
+        Self { exact: self.exact.saturating_sub(other.exact), tries: self.tries.saturating_sub(other.tries) }
+    }
+}
+
+impl Behind {
+    /// Whether a policy is not in force because of this.
+    #[must_use]
+    pub fn concerns(&self, policy: &PolicyId) -> bool {
+        self.offender.as_ref().is_some_and(|(id, _)| id == policy) || self.others.contains(policy)
+    }
 }
 
 impl Endpoint {
@@ -133,6 +184,18 @@ impl Endpoints {
     #[must_use]
     pub fn slot_of(&self, key: &PodKey) -> Option<u16> {
         self.by_pod.get(key).copied()
+    }
+
+    /// What all of them have in the policy maps.
+    #[must_use]
+    pub fn used(&self) -> Used {
+        Used::of(self.iter().flat_map(|endpoint| std::iter::once(&endpoint.policy).chain(&endpoint.audit)))
+    }
+
+    /// What of that are second verdicts.
+    #[must_use]
+    pub fn used_by_audits(&self) -> Used {
+        Used::of(self.iter().flat_map(|endpoint| &endpoint.audit))
     }
 
     /// All of them, by slot.

@@ -4,6 +4,7 @@
 //! has come in, works out its effects, and does what the state machine asks for, in its order.
 
 mod answers;
+mod apply;
 mod auth;
 mod encryption;
 mod endpoint;
@@ -27,16 +28,17 @@ use countersign_agent_api as api;
 use countersign_auth_proto::{self as proto, Machine, ParkLimits, Parking};
 use countersign_cluster::{Change, DirConfig, DirHandle, DirSource, IdentityRegistry};
 use countersign_ebpf_common::config as datapath_config;
-use countersign_ebpf_loader::{Datapath, Events, OpenConfig};
+use countersign_ebpf_loader::{Datapath, Events, MapSizes, OpenConfig};
 use countersign_flows::{LatencyWindow, Metrics, Store};
 use countersign_policy::Repository;
+use countersign_policy::repository::Enforcement;
 use nix::net::if_::if_nametoindex;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use crate::clock;
-use crate::config::{Config, Switch};
+use crate::config::{Config, EnablePolicy, Switch};
 use crate::endpoints::Endpoints;
 use crate::handshake::{self, Client, Inbound};
 use crate::identities::Identities;
@@ -117,9 +119,7 @@ impl Node {
     /// # Errors
     /// What cannot be opened, and what to do about it.
     pub async fn open(config: Config, requests: mpsc::Receiver<Request>) -> anyhow::Result<(Self, Inputs)> {
-        let mut datapath =
-            Datapath::open(&OpenConfig { pin_dir: config.pin_dir.clone(), ..OpenConfig::default() })
-                .context("opening the datapath")?;
+        let mut datapath = Datapath::open(&datapath_options(&config)).context("opening the datapath")?;
         let tap = Tap::open(PARK_DEVICE)?;
         // SAFETY: a `Tap` owns one file for as long as it lives and always names that one.
         let tap = Arc::new(unsafe { AsyncFd::register(tap) }?);
@@ -146,7 +146,7 @@ impl Node {
             world: World::default(),
             identities: Identities::new(IdentityRegistry::new(&config.status_dir)),
             node_ids: NodeIds::restore(run_file("nodes.json"), &config.node_name),
-            policies: Repository::new(),
+            policies: policies(&config),
             policy_revision: 0,
             endpoints: Endpoints::new(run_file("endpoints.json")),
             waiting: VecDeque::new(),
@@ -276,6 +276,7 @@ impl Node {
                 self.listen();
                 self.withdraw_due();
                 self.disown_due();
+                self.retry_behind();
             }
             self.refresh_encryption();
         }
@@ -312,6 +313,23 @@ fn directories(config: &Config) -> DirConfig {
 fn machine(config: &Config) -> Machine {
     let max_age = u64::try_from(config.auth_max_age.as_nanos()).unwrap_or(u64::MAX);
     Machine::new(proto::Config { max_age, ..proto::Config::default() }, seed())
+}
+
+fn datapath_options(config: &Config) -> OpenConfig {
+    let policy_lpm = config.bpf_policy_map_max;
+    let sizes = MapSizes { policy: policy_lpm.saturating_mul(2), policy_lpm, ..MapSizes::default() };
+    OpenConfig { pin_dir: config.pin_dir.clone(), sizes, ..OpenConfig::default() }
+}
+
+fn policies(config: &Config) -> Repository {
+    let mut policies = Repository::new();
+    // Nobody is there yet whom it could concern.
+    drop(policies.set_enforcement(match config.enable_policy {
+        EnablePolicy::Default => Enforcement::Default,
+        EnablePolicy::Always => Enforcement::Always,
+        EnablePolicy::Never => Enforcement::Never,
+    }));
+    policies
 }
 
 fn settings(config: &Config, datapath: &Datapath, park: u32) -> anyhow::Result<datapath_config::Config> {

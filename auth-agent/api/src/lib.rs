@@ -31,6 +31,6 @@ pub use types::policy::{
 pub use types::spire::{MissingSvid, SpireConnection, SpireStatus, SvidEntry, TrustDomainEntry};
 pub use types::status::{
     Authentication, ClusterSource, Datapath, EncryptSummary, Health, HealthState, IdentitySource, LastError,
-    MapUse, Parking, PolicyCounts, Problem, SourceState, Status,
+    MapUse, Parking, PolicyCounts, PolicyMode, Problem, SourceState, Status,
 };
 pub use types::{Done, Metrics};

@@ -36,17 +36,25 @@ pub fn endpoints(
 }
 
 fn endpoint(entry: &EndpointEntry, now: u64) -> [Field; 10] {
-    let enforced = |on| field(if on { "Enabled" } else { "Disabled" });
+    let enforced = |on, audited| match (on, audited) {
+        (true, _) => field("Enabled"),
+        (false, true) => toned(Tone::Warn, "Audit"),
+        (false, false) => field("Disabled"),
+    };
     [
         field(entry.id),
         field(format!("{}/{}", entry.namespace, entry.pod)),
         field(entry.identity),
-        enforced(entry.ingress_enforced),
-        enforced(entry.egress_enforced),
+        enforced(entry.ingress_enforced, entry.ingress_audited),
+        enforced(entry.egress_enforced, entry.egress_audited),
         field(if entry.auth_required { "required" } else { "" }),
         maybe(entry.ipv4),
         maybe(entry.ipv6),
-        toned(if entry.state == "ready" { Tone::Good } else { Tone::Warn }, &entry.state),
+        match (entry.state.as_str(), entry.mode.as_str()) {
+            (state, "audit") => toned(Tone::Warn, format!("{state}, audit mode")),
+            ("ready", _) => toned(Tone::Good, "ready"),
+            (state, _) => toned(Tone::Warn, state),
+        },
         svid(entry, now),
     ]
 }

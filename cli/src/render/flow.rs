@@ -30,7 +30,7 @@ fn flow_line(flow: &Flow, named: bool, wide: bool, paint: Paint) -> String {
         "{}{node}: {} {} {} {}",
         paint.tone(Tone::Dim, time),
         side(source, flow.l4.source_port),
-        if flow.verdict == "FORWARDED" { "->" } else { "<>" },
+        if matches!(flow.verdict.as_str(), "FORWARDED" | "AUDIT") { "->" } else { "<>" },
         side(destination, flow.l4.destination_port),
         what(flow, paint),
     );
@@ -106,6 +106,11 @@ fn what(flow: &Flow, paint: Paint) -> String {
             let reason = reason.into_iter().find(|text| !text.is_empty()).map_or("", String::as_str);
             format!("{} {direction}{}", Safe(reason), paint.bad("DROPPED"))
         }
+        "AUDIT" => {
+            let would = Safe(&flow.drop_text);
+            let audited = paint.warn("AUDITED");
+            format!("{} {direction}{audited}, would be dropped: {would}", Safe(&flow.event_type))
+        }
         "REDIRECTED" => format!("{} {direction}{}", Safe(&flow.event_type), paint.warn("PARKED")),
         other => format!("{} {direction}{}", Safe(&flow.event_type), paint.warn(Safe(other))),
     }
@@ -118,6 +123,9 @@ fn details(flow: &Flow) -> Option<String> {
     }
     if !flow.auth_type.is_empty() {
         parts.push(format!("Auth: {}", Safe(&flow.auth_type)));
+    }
+    if !flow.policy_log.is_empty() {
+        parts.push(format!("Log: {}", Safe(&flow.policy_log)));
     }
     if flow.suppressed > 0 {
         parts.push(format!("and {} more like it", flow.suppressed));

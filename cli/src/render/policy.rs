@@ -60,6 +60,10 @@ fn conditions(views: &[OnNode<PolicyView>], paint: Paint) -> String {
 
 fn document(one: &PolicyDocument) -> [Field; 7] {
     let status = match &one.refused {
+        None if one.not_applied > 0 => {
+            toned(Tone::Bad, format!("not in force at {} of them: no room", one.not_applied))
+        }
+        None if one.mode == "audit" => toned(Tone::Warn, "audit: drops nothing"),
         None if one.conditions.iter().any(|condition| condition.denied) => {
             toned(Tone::Warn, "in force, in part denied")
         }

@@ -5,7 +5,7 @@ use std::fmt::{Display, Write};
 
 use countersign_agent_api::{
     Authentication, ClusterSource, Datapath, EncryptSummary, Health, HealthState, IdentitySource, Parking,
-    SourceState, Status,
+    PolicyMode, SourceState, Status,
 };
 
 use super::escape::Safe;
@@ -25,6 +25,7 @@ pub fn text(status: &Status, now: u64, paint: Paint) -> String {
     let refused = status.policies.refused;
     let refused = if refused > 0 { paint.bad(format!("{refused} refused")) } else { "0 refused".into() };
     lines.add("Policies", format!("{} in force, {refused}", status.policies.accepted));
+    policy_mode(&mut lines, &status.policy_mode, paint);
     lines.add("Endpoints", by(&status.endpoints, "none"));
     datapath(&mut lines, &status.datapath);
     authentication(&mut lines, &status.authentication);
@@ -105,6 +106,29 @@ fn cluster(lines: &mut Lines, cluster: &ClusterSource, paint: Paint) {
     }
     if cluster.problems.len() > MAX_SHOWN {
         lines.add("", format!("- and {} more: see -o json", cluster.problems.len() - MAX_SHOWN));
+    }
+}
+
+/// What is not enforced must not be overlooked.
+fn policy_mode(lines: &mut Lines, mode: &PolicyMode, paint: Paint) {
+    match mode.enforcement.as_str() {
+        "never" => lines.add("", paint.bad("enforcement never: no policy drops anything")),
+        "" | "default" => {}
+        other => lines.add("", format!("enforcement {}", Safe(other))),
+    }
+    if mode.audit_all {
+        lines.add("", paint.bad("AUDIT MODE: policies drop nothing on this node"));
+    }
+    let lists = [
+        ("at these endpoints policies drop nothing", &mode.audited_endpoints),
+        ("policies of these namespaces drop nothing", &mode.audited_namespaces),
+        ("these policies drop nothing", &mode.audited_policies),
+    ];
+    for (what, names) in lists.into_iter().filter(|(_, names)| !names.is_empty()) {
+        let shown: Vec<String> = names.iter().take(MAX_SHOWN).map(|name| Safe(name).to_string()).collect();
+        let more = names.len().saturating_sub(MAX_SHOWN);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        lines.add("", paint.warn(format!("audit mode: {what}: {}{more}", shown.join(", "))));
     }
 }
 

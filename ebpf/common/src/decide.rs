@@ -64,8 +64,31 @@ pub fn whois<M: Maps>(maps: &M, family: u8, address: &Addr) -> IpEntry {
 #[inline(never)]
 pub fn decide<M: Maps>(maps: &M, at: &At<'_>, question: &Question, verdict: &mut Verdict) {
     verdict.remote = whois(maps, question.family, &question.remote);
-    policy(maps, at.endpoint, question, verdict);
+    policy(maps, at.endpoint.slot, question, verdict);
     *verdict = judge(maps, at, question, verdict.remote, &verdict.decision);
+}
+
+/// What a flow that is allowed would be dropped for if policies in audit mode were enforced, or
+/// [`reason::FORWARDED`]. [`Verdict::decision`] is theirs from here on.
+///
+/// A proof that only they ask for is not waited for: that it is missing is what the event says.
+#[inline(never)]
+pub fn audit<M: Maps>(maps: &M, at: &At<'_>, question: &Question, verdict: &mut Verdict) -> u8 {
+    policy(maps, at.endpoint.audit_slot, question, verdict);
+    let would = &verdict.decision;
+    match would.auth_type {
+        _ if !would.allow => refused(would),
+        auth_type::NONE => reason::FORWARDED,
+        // What holds rests on the same proof.
+        auth_type::SPIRE if verdict.auth_type == auth_type::SPIRE => reason::FORWARDED,
+        auth_type::SPIRE => prove(maps, at, question, verdict.remote).1,
+        _ => reason::AUTH_IMPOSSIBLE,
+    }
+}
+
+#[inline(always)]
+const fn refused(decision: &Decision) -> u8 {
+    if decision.deny_rule { reason::POLICY_DENY } else { reason::POLICY_DENIED }
 }
 
 #[inline(always)]
@@ -81,8 +104,7 @@ fn judge<M: Maps>(
         return refuse(reason::AGENT_PORT);
     }
     if !decision.allow {
-        let reason = if decision.deny_rule { reason::POLICY_DENY } else { reason::POLICY_DENIED };
-        return Verdict { rule_id: decision.rule_id, ..refuse(reason) };
+        return Verdict { rule_id: decision.rule_id, ..refuse(refused(decision)) };
     }
     let (valid_for, reason) = match decision.auth_type {
         auth_type::NONE => (limits::REVALIDATE_NS, reason::FORWARDED),
@@ -109,10 +131,10 @@ fn is_agent_port(config: &Config, question: &Question, remote: u32) -> bool {
 
 /// An entry of the exact table is final; otherwise the entry for the peer competes with that for all peers.
 #[inline(never)]
-fn policy<M: Maps>(maps: &M, endpoint: &Endpoint, question: &Question, verdict: &mut Verdict) {
+fn policy<M: Maps>(maps: &M, slot: u16, question: &Question, verdict: &mut Verdict) {
     let own = PolicyKey {
         identity: verdict.remote.identity,
-        slot_be: endpoint.slot.to_be(),
+        slot_be: slot.to_be(),
         direction: question.direction,
         protocol: question.protocol,
         port_be: question.port,

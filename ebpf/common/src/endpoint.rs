@@ -1,6 +1,7 @@
 //! Endpoints: what the programs know of the pod behind an interface.
 
 use crate::addr::{Addr, V4};
+use crate::limits;
 
 /// Value of `cs_endpoints`, keyed by the interface index of the pod's host-side device (and, for the return
 /// from parking, the element of `cs_slots` at the endpoint's slot).
@@ -23,8 +24,23 @@ pub struct Endpoint {
     pub mac: [u8; 6],
     /// MAC of the host-side device.
     pub host_mac: [u8; 6],
+    /// Slot of the policy map that says what policies in audit mode would do; 0 where none is. See [`audit_slot`].
+    pub audit_slot: u16,
     /// Always zero.
-    pub pad: u32,
+    pub pad: u16,
+}
+
+/// Where the second verdict of the endpoint in a slot has its policy entries: behind those of all endpoints.
+#[must_use]
+#[inline(always)]
+pub const fn audit_slot(slot: u16) -> u16 {
+    slot.wrapping_add(limits::SLOTS as u16)
+}
+
+/// The endpoint's slot, of its own or of that of its second verdict.
+#[must_use]
+pub const fn owner(policy_slot: u16) -> u16 {
+    policy_slot % limits::SLOTS as u16
 }
 
 /// Bits of [`Endpoint::flags`].
@@ -71,4 +87,5 @@ impl Endpoint {
 const _: () = assert!(size_of::<Endpoint>() == 48);
 const _: () = assert!(core::mem::offset_of!(Endpoint, ip6) == 16);
 const _: () = assert!(core::mem::offset_of!(Endpoint, mac) == 32);
+const _: () = assert!(core::mem::offset_of!(Endpoint, audit_slot) == 44);
 const _: () = assert!(size_of::<Epochs>() == 16);

@@ -58,6 +58,9 @@ pub mod kind {
     pub const VERDICT: u8 = 3;
     /// A live flow was cut or parked because its proof ended.
     pub const PROOF_ENDED: u8 = 4;
+    /// A flow was allowed that would be dropped if policies in audit mode were enforced; reason and rule are those
+    /// of that drop.
+    pub const AUDIT: u8 = 5;
 }
 
 const _: () = assert!(size_of::<Event>() == 80);

@@ -22,6 +22,8 @@ pub struct Recall {
     pub question: Question,
     /// The flow goes on with this packet (as against one that begins).
     pub goes_on: bool,
+    /// The policy that holds now has been asked about it before.
+    pub is_judged: bool,
     /// It was alive and rested on a proof.
     pub had_proof: bool,
     /// The table has an entry for it, alive or not.
@@ -42,7 +44,7 @@ pub enum Known {
 /// What an entry says.
 enum Hit {
     Holds,
-    Stale { opened: u8, auth_type: u8 },
+    Stale { opened: u8, auth_type: u8, is_judged: bool },
     Gone,
 }
 
@@ -58,13 +60,15 @@ pub fn recall<M: Maps>(maps: &M, at: &At<'_>, packet: &Packet, recall: &mut Reca
     let family = packet.family;
     let hit = maps.with_flow(family, &recall.key, |entry| look::<M>(entry, &epochs, at, packet));
     recall.goes_on = false;
+    recall.is_judged = false;
     recall.had_proof = false;
     recall.is_known = hit.is_some();
     let mut direction = at.direction;
     match hit {
         Some(Hit::Holds) => return Known::Holds,
-        Some(Hit::Stale { opened, auth_type }) if !packet.is_syn() => {
+        Some(Hit::Stale { opened, auth_type, is_judged }) if !packet.is_syn() => {
             recall.goes_on = true;
+            recall.is_judged = is_judged;
             recall.had_proof = auth_type != auth_type::NONE;
             direction = opened;
         }
@@ -106,7 +110,8 @@ fn peek(entry: &CtEntry, epochs: &Epochs, now: u64) -> Hit {
     } else if holds(entry, epochs, now) {
         Hit::Holds
     } else {
-        Hit::Stale { opened: entry.opened, auth_type: entry.auth_type }
+        let is_judged = entry.policy_epoch == epochs.policy;
+        Hit::Stale { opened: entry.opened, auth_type: entry.auth_type, is_judged }
     }
 }
 

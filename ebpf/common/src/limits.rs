@@ -78,5 +78,6 @@ pub const EVENTS_PER_SLOT: u32 = 2_048;
 /// The reader of the ring is woken at most this often, so that delivering an event costs no interrupt.
 pub const EVENT_WAKE_NS: u64 = 10_000_000;
 
+const _: () = assert!(2 * SLOTS <= 1 << 16); // a policy slot has 16 bits, and every endpoint may have two
 const _: () =
     assert!(SLOTS.is_power_of_two() && DEDUP_CELLS.is_power_of_two() && RING_BYTES.is_power_of_two());

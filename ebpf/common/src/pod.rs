@@ -3,7 +3,7 @@
 use crate::action::{Action, Errand};
 use crate::at::At;
 use crate::config;
-use crate::decide::decide;
+use crate::decide::{audit, decide};
 use crate::endpoint;
 use crate::event::kind;
 use crate::flow::{self, Known};
@@ -106,7 +106,18 @@ fn follow<M: Maps>(maps: &M, at: &At<'_>, scratch: &mut Scratch, errand: &mut Er
             if !flow::enter(maps, at, packet, recall, verdict) {
                 return Err(reason::CT_INSERT_FAILED);
             }
-            if !recall.goes_on && at.config.has(config::flag::VERDICT_EVENTS) {
+            // Asked when the flow begins and when policy has changed, not whenever a verdict is renewed.
+            if at.endpoint.audit_slot != 0 && !recall.is_judged {
+                about.would = audit(maps, at, &recall.question, verdict);
+            }
+            if about.would != reason::FORWARDED {
+                about.kind = kind::AUDIT;
+                about.reason = reason::AUDITED;
+                about.auth_type = verdict.decision.auth_type;
+                about.rule_id = verdict.decision.rule_id;
+                maps.count(at.direction, reason::AUDITED, at.length);
+                report::report(maps, about, packet, at.now);
+            } else if !recall.goes_on && at.config.has(config::flag::VERDICT_EVENTS) {
                 about.kind = kind::VERDICT;
                 report::report(maps, about, packet, at.now);
             }

@@ -76,6 +76,9 @@ pub const ARP_SPOOF: u8 = 230;
 /// Not dropped: went by parked packets of its pair, because there was no place behind them.
 pub const OVERTOOK: u8 = 231;
 
+/// Not dropped: policy in audit mode would have.
+pub const AUDITED: u8 = 232;
+
 /// The number the field knows the reason by: ours that are kinds of one of the field's become that.
 #[must_use]
 #[inline(always)]
@@ -131,6 +134,7 @@ pub const ALL: &[(u8, &str)] = &[
     (PARK_AGAIN, "Authentication required: parked too often"),
     (ARP_SPOOF, "ARP for another's address"),
     (OVERTOOK, "Went by parked packets of its pair"),
+    (AUDITED, "Let through: dropped if policies in audit mode were enforced"),
 ];
 
 /// The field's words for a reason; `"Unknown"` for a number that is none.

@@ -27,6 +27,8 @@ pub struct About {
     pub kind: u8,
     /// Our reason.
     pub reason: u8,
+    /// What it would have been dropped for, if it was not; 0 is nothing.
+    pub would: u8,
     /// Direction, or [`crate::metrics::WIRE`].
     pub direction: u8,
     /// Authentication asked for.
@@ -67,6 +69,7 @@ pub fn report<M: Maps>(maps: &M, about: &About, packet: &Packet, now: u64) {
 /// Sends the event as it is.
 #[inline(never)]
 pub fn send<M: Maps>(maps: &M, about: &About, packet: &Packet, suppressed: u32, suppressed_other: u32) {
+    let exact = if about.would == reason::FORWARDED { about.reason } else { about.would };
     maps.emit(about.direction, about.reason, || Event {
         time: maps.boot_now(),
         source: packet.source.bytes(),
@@ -82,8 +85,8 @@ pub fn send<M: Maps>(maps: &M, about: &About, packet: &Packet, suppressed: u32, 
         slot: about.slot,
         node: about.node,
         kind: about.kind,
-        reason: reason::field_number(about.reason),
-        detail: about.reason,
+        reason: reason::field_number(exact),
+        detail: exact,
         direction: about.direction,
         family: packet.family,
         protocol: packet.protocol,

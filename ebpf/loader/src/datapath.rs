@@ -152,7 +152,8 @@ impl Datapath {
         let endpoint = record(config);
         let same = |old: &Endpoint| old.slot == config.slot || old.ifindex == config.ifindex;
         for old in self.endpoints().into_iter().filter(same) {
-            if old == endpoint {
+            // A process that starts again finds what its predecessor audits.
+            if (Endpoint { audit_slot: 0, ..old }) == endpoint {
                 return Ok(());
             }
             self.forget(&old)?;
@@ -172,6 +173,18 @@ impl Datapath {
         self.tables.put_endpoint(&endpoint)?;
         self.epoch_bump_policy(slot)?;
         self.epoch_bump_auth(slot)
+    }
+
+    /// Asks for a second verdict on the endpoint's flows, from the policy entries of [`endpoint::audit_slot`], or
+    /// no more. Its entries must be there before, and stay until after. Bumps its policy epoch.
+    pub fn set_audited(&mut self, slot: u16, audited: bool) -> Result<(), Error> {
+        let mut record = self.endpoint(slot).ok_or(Error::NoEndpoint(slot))?;
+        let audit_slot = if audited { endpoint::audit_slot(slot) } else { 0 };
+        if record.audit_slot != audit_slot {
+            record.audit_slot = audit_slot;
+            self.tables.put_endpoint(&record)?;
+        }
+        self.epoch_bump_policy(slot)
     }
 
     /// Forgets an endpoint. Its programs stay on the interface as long as that exists and drop everything.
@@ -229,6 +242,12 @@ impl Datapath {
     /// endpoints' policy epochs. Upserts should come before deletes, so that nothing is missing in between.
     pub fn policy_apply(&mut self, ops: &[PolicyOp]) -> Result<(), Error> {
         ops.iter().try_for_each(|op| self.tables.policy_apply(op))
+    }
+
+    /// How many exact policy entries there is room for, and how many with wildcards or ranges.
+    #[must_use]
+    pub fn policy_room(&self) -> (u32, u32) {
+        self.tables.policy_room
     }
 
     /// All policy entries, sorted.
@@ -360,6 +379,7 @@ fn record(config: &EndpointConfig) -> Endpoint {
         ip6: config.ip6.map_or_else(Addr::default, |ip| Addr::v6(ip.octets())),
         mac: config.mac,
         host_mac: config.host_mac,
+        audit_slot: 0,
         pad: 0,
     }
 }

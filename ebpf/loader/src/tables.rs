@@ -75,6 +75,8 @@ pub(crate) struct Tables {
     ct4: Hash<P<CtKey4>, P<CtEntry>>,
     ct6: Hash<P<CtKey>, P<CtEntry>>,
     metrics: PerCpuArray<MapData, P<Counter>>,
+    /// Room in `policy` and `policy_lpm`: that of a pinned map is not what was asked for.
+    pub(crate) policy_room: (u32, u32),
 }
 
 /// Bytes of key and value of the maps that are pinned.
@@ -121,6 +123,11 @@ fn take<T: TryFrom<Map, Error = MapError>>(bpf: &mut Ebpf, name: &'static str) -
     Ok(map.try_into()?)
 }
 
+fn room(bpf: &Ebpf, name: &'static str) -> Result<u32, LoadError> {
+    let map = bpf.map(name).and_then(data).ok_or(LoadError::Missing(name))?;
+    Ok(map.info()?.max_entries())
+}
+
 fn failed(map: &'static str) -> impl Fn(MapError) -> Error {
     move |source| match os_error(&source) {
         Some(libc::E2BIG | libc::ENOSPC) => Error::Full(map),
@@ -158,7 +165,9 @@ where
 
 impl Tables {
     pub(crate) fn take(bpf: &mut Ebpf) -> Result<Self, LoadError> {
+        let policy_room = (room(bpf, "cs_policy")?, room(bpf, "cs_policy_lpm")?);
         Ok(Self {
+            policy_room,
             config: take(bpf, "cs_config")?,
             endpoints: take(bpf, "cs_endpoints")?,
             slots: take(bpf, "cs_slots")?,

@@ -9,11 +9,13 @@ use std::collections::BTreeMap;
 use countersign_ebpf_loader::MapSizes;
 use countersign_ebpf_loader::common::config::{self, Config};
 use countersign_ebpf_loader::common::craft::{Craft, arp, icmp, neighbour};
+use countersign_ebpf_loader::common::endpoint::audit_slot;
 use countersign_ebpf_loader::common::layout::program::{self, FROM_PARK, FROM_POD};
 use countersign_ebpf_loader::common::metrics;
 use countersign_ebpf_loader::common::park::Parked;
 use countersign_ebpf_loader::common::policy::{PolicyKey, auth_type};
 use countersign_ebpf_loader::common::proto;
+use countersign_ebpf_loader::common::reason;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use support::World;
@@ -93,17 +95,24 @@ fn link(craft: &Craft, random: &mut StdRng) -> Vec<u8> {
     craft.build(proto::ICMP6, &neighbour(random.random_range(133..=137), target, mac))
 }
 
-/// Some of everything: open ports, denied ones, proofs wanted and there, proofs wanted and missing.
+/// Some of everything: open ports, denied ones, proofs wanted and there, proofs wanted and missing; and a second
+/// verdict that would let some of it through.
 fn policies(scene: &mut Scene) {
+    scene.audit(1);
     for direction in [0, 1] {
-        let key = |identity, protocol, port: u16| PolicyKey {
+        let in_slot = |slot: u16, identity, protocol, port: u16| PolicyKey {
             identity,
-            slot_be: 1u16.to_be(),
+            slot_be: slot.to_be(),
             direction,
             protocol,
             port_be: port.to_be(),
             pad: 0,
         };
+        let key = |identity, protocol, port| in_slot(1, identity, protocol, port);
+        let would = |identity, protocol, port| in_slot(audit_slot(1), identity, protocol, port);
+        scene.policy(would(C, proto::TCP, 80), 0, allowing(auth_type::SPIRE, 80));
+        scene.policy(would(0, proto::UDP, 53), 80, allowing(auth_type::NONE, 80));
+        scene.policy(would(0, proto::ICMP, 0), 64, allowing(auth_type::SPIRE, 64));
         scene.policy(key(C, proto::TCP, 80), 0, allowing(auth_type::NONE, 80));
         scene.policy(key(C, proto::TCP, 443), 0, allowing(auth_type::SPIRE, 80));
         scene.policy(key(0, proto::UDP, 0), 64, allowing(auth_type::NONE, 64));
@@ -214,5 +223,8 @@ fn same_counts(scene: &Scene) {
         .map(|(index, counter)| (*index, (counter.packets, counter.bytes)))
         .collect();
     assert_eq!(kernel, twin);
+    for way in [metrics::INGRESS, metrics::EGRESS] {
+        assert!(kernel.contains_key(&metrics::index(way, reason::AUDITED)), "nothing was audited");
+    }
     assert!(kernel.len() > 25, "the packets met few reasons: {kernel:?}");
 }

@@ -39,6 +39,7 @@ pub fn flow(time: u64, port: u16) -> Flow {
             namespace: "shop".into(),
             name: "rule1".into(),
         }]),
+        policy_log: "payments".into(),
         event_type: "drop",
         summary: "TCP Flags: SYN".into(),
         suppressed: 3,

@@ -72,10 +72,11 @@ pub(super) fn part(
     identity: u32,
     policy: &EndpointPolicy,
     peers: &BTreeSet<u32>,
+    view: View,
 ) -> EndpointPolicy {
     let mut part = policy.empty();
     part.take_entries(policy, reserved::UNKNOWN);
-    let Some(compiler) = Compiler::new(repository, identity, View::Enforced) else { return part };
+    let Some(compiler) = Compiler::new(repository, identity, view) else { return part };
     let mut groups = BTreeMap::new();
     for peer in peers {
         compiler.add_defaults(*peer, &mut groups);
@@ -107,7 +108,8 @@ impl<'a> Compiler<'a> {
         let labels = repository.identity(identity)?;
         let isolated = repository.isolation_of(identity, &[])[usize::from(view == View::AsIf)];
         let always = repository.enforcement == Enforcement::Always || labels.is_reserved("init");
-        let never = repository.enforcement == Enforcement::Never && !labels.is_reserved("init");
+        let open = repository.enforcement == Enforcement::Never || view == View::Open;
+        let never = open && !labels.is_reserved("init");
         let enforced = isolated.map(|isolated| (isolated || always) && !never);
         Some(Self { repository, identity, view, isolated, enforced, never })
     }

@@ -30,6 +30,8 @@ pub(super) struct StoredRule {
     pub(super) clauses: Vec<ClauseId>,
     /// Whether what it would drop is only said.
     pub(super) audit: bool,
+    /// Whose it is.
+    pub(super) policy: PolicyId,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,7 +87,8 @@ impl Store {
             let subject = selectors.acquire(&rule.subject);
             self.subjects.entry(subject).or_default().insert(number);
             let default_deny = [rule.default_deny_ingress, rule.default_deny_egress];
-            self.rules.insert(number, StoredRule { subject, default_deny, clauses, audit });
+            let policy = stored.policy.id.clone();
+            self.rules.insert(number, StoredRule { subject, default_deny, clauses, audit, policy });
             stored.rules.push(number);
         }
         stored

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use countersign_policy::endpoint::EndpointPolicy;
 use countersign_policy::model::{Action, Direction};
+use countersign_policy::repository::View;
 use countersign_policy::{Op, Repository, Touched, diff};
 use naive::{Packet, Side};
 use proptest::prelude::*;
@@ -71,13 +72,16 @@ proptest! {
         others in generate::documents(),
         seed in any::<u64>(),
     ) {
-        let (fresh, sides) = generate::world(&generate::policies(&documents));
-        let (mut lived, _) = generate::world(&generate::policies(&others));
-        let mut policies = generate::policies(&documents);
+        let (fresh, sides) = generate::world(&audited(&documents, seed));
+        let (mut lived, _) = generate::world(&audited(&others, seed >> 8));
+        let mut policies = audited(&documents, seed);
         let half = policies.split_off(policies.len() / 2);
         let mut touched = Touched::default();
         let stale: Vec<_> = lived.policies().map(|policy| policy.id.clone()).collect();
         let mut before: BTreeMap<u32, _> = subjects(&sides).map(|s| (s.identity, lived.resolve(s.identity, 7))).collect();
+        let mut would: BTreeMap<u32, _> = subjects(&sides)
+            .filter_map(|s| Some((s.identity, lived.resolve_as_if(s.identity, 7)?)))
+            .collect();
         for policy in half.into_iter().chain(policies) {
             touched.extend(lived.upsert_policy(policy));
         }
@@ -103,6 +107,15 @@ proptest! {
                 assert_eq!(decide(&one), decide(&other), "{packet:?}");
             });
             prop_assert_eq!(one.entries.len(), other.entries.len());
+            let second = lived.resolve_as_if(subject.identity, 7);
+            let size = |policy: &Option<EndpointPolicy>| policy.as_ref().map(|policy| policy.entries.len());
+            prop_assert_eq!(size(&fresh.resolve_as_if(subject.identity, 7)), size(&second));
+            if let (Some(mut kept), Some(second)) = (would.remove(&subject.identity), second) {
+                if let Some(scope) = touched.scope(subject.identity) {
+                    let _ = lived.refresh_as(View::AsIf, subject.identity, &mut kept, scope);
+                }
+                prop_assert_eq!(kept, second, "the second verdict is not up to date");
+            }
             let kept = before.get_mut(&subject.identity).unwrap();
             if touched.scope(subject.identity).is_none() {
                 prop_assert_eq!(&*kept, &other, "changed without being named");
@@ -141,6 +154,15 @@ proptest! {
             between(&old, &repository.resolve(*number, 7));
         }
     }
+}
+
+/// The policies of the documents, some of them in audit mode.
+fn audited(documents: &[serde_json::Value], which: u64) -> Vec<countersign_policy::Policy> {
+    let mut policies = generate::policies(documents);
+    for (index, policy) in policies.iter_mut().enumerate() {
+        policy.audit = which >> index & 3 == 3;
+    }
+    policies
 }
 
 /// How much a decision lets through: nothing, what never authenticates, what authenticates, everything.

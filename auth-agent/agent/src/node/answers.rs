@@ -10,11 +10,15 @@ use countersign_ebpf_common::policy::auth_type;
 use countersign_ebpf_common::reason;
 use countersign_ebpf_loader::AttachMode;
 use countersign_flows::LossSource;
+use countersign_policy::EndpointPolicy;
 use countersign_policy::identity::reserved;
 use serde::Serialize;
 
+use super::policy::mode_name;
 use super::{Node, Request};
 use crate::clock;
+use crate::config::{EnablePolicy, Switch};
+use crate::endpoints::Endpoint;
 
 /// Answers with one value.
 pub(super) fn reply<T: Serialize + Send + Sync + 'static>(responder: api::Responder, value: T) {
@@ -130,7 +134,7 @@ impl Node {
         self.endpoints.iter().map(|endpoint| self.endpoint_entry(endpoint)).collect()
     }
 
-    fn endpoint_entry(&self, endpoint: &crate::endpoints::Endpoint) -> api::EndpointEntry {
+    fn endpoint_entry(&self, endpoint: &Endpoint) -> api::EndpointEntry {
         let spec = &endpoint.saved.spec;
         let svid_error = match (endpoint.registered, self.svids.expiry(endpoint.identity)) {
             (false, _) => {
@@ -159,6 +163,9 @@ impl Node {
             interface: spec.interface.clone(),
             ingress_enforced: endpoint.policy.ingress_enforced,
             egress_enforced: endpoint.policy.egress_enforced,
+            ingress_audited: audits(endpoint, |policy| policy.ingress_enforced),
+            egress_audited: audits(endpoint, |policy| policy.egress_enforced),
+            mode: mode_name(endpoint.audited).to_owned(),
             auth_required: !endpoint.policy.required_peers().is_empty(),
             state: endpoint_state(endpoint).to_owned(),
             svid_expiry: if endpoint.registered { self.svids.expiry(endpoint.identity) } else { None },
@@ -219,6 +226,7 @@ impl Node {
                 states
             }),
             policies: api::PolicyCounts { accepted: self.policies.policies().count() as u64, refused },
+            policy_mode: self.policy_mode(),
             events_lost: BTreeMap::from([
                 (LossSource::RingBuffer.as_str().to_owned(), self.flows.stats().lost_in_kernel),
                 (LossSource::Subscriber.as_str().to_owned(), self.flows.stats().lost_by_subscribers),
@@ -256,15 +264,43 @@ impl Node {
             reasons.push(format!("pods of node {node} are unreachable: {why}"));
         }
         for endpoint in self.endpoints.iter() {
-            if let Some(error) = &endpoint.policy_error {
-                let spec = &endpoint.saved.spec;
-                reasons.push(format!("{}/{} keeps its last good policy: {error}", spec.namespace, spec.name));
+            let spec = &endpoint.saved.spec;
+            let pod = format!("{}/{}", spec.namespace, spec.name);
+            if let Some(behind) = &endpoint.behind {
+                let offender = behind.offender.as_ref().map_or(String::new(), |(id, _)| format!("{id}: "));
+                reasons.push(format!("{pod} keeps its last good policy: {offender}{}", behind.why));
+            }
+            if let Some(behind) = &endpoint.audit_behind {
+                reasons.push(format!("what audit mode lets through at {pod} is not said: {}", behind.why));
             }
         }
         for problem in self.world.problems.values().flatten() {
             reasons.push(format!("refused: {problem}"));
         }
         reasons
+    }
+
+    fn policy_mode(&self) -> api::PolicyMode {
+        let enforcement = match self.config.enable_policy {
+            EnablePolicy::Default => "default",
+            EnablePolicy::Always => "always",
+            EnablePolicy::Never => "never",
+        };
+        let audited = self.endpoints.iter().filter(|endpoint| endpoint.audited);
+        let ids = self.policies.policies().map(|policy| &policy.id);
+        let namespaces = self.world.namespaces.values().filter(|namespace| namespace.is_audited());
+        api::PolicyMode {
+            enforcement: enforcement.to_owned(),
+            audit_all: self.config.policy_audit_mode == Switch::On,
+            audited_endpoints: audited
+                .map(|endpoint| format!("{}/{}", endpoint.saved.spec.namespace, endpoint.saved.spec.name))
+                .collect(),
+            audited_namespaces: namespaces.map(|namespace| namespace.name.clone()).collect(),
+            audited_policies: ids
+                .filter(|id| self.policies.is_policy_audited(id))
+                .map(ToString::to_string)
+                .collect(),
+        }
     }
 
     fn identity_source(&self) -> api::IdentitySource {
@@ -297,9 +333,23 @@ impl Node {
                 .map(|usage| api::MapUse {
                     name: usage.map.to_owned(),
                     entries: Some(usage.entries as u64),
-                    max_entries: capacity(usage.map).into(),
+                    max_entries: self.capacity(usage.map).into(),
                 })
                 .collect(),
+        }
+    }
+
+    /// How many entries a map of the datapath has room for.
+    fn capacity(&self, map: &str) -> u32 {
+        use countersign_ebpf_common::limits::{AUTH_ENTRIES, BOUND_ENTRIES, CT_ENTRIES, IP_ENTRIES, SLOTS};
+        match map {
+            "cs_auth" => AUTH_ENTRIES,
+            "cs_bound4" | "cs_bound6" => BOUND_ENTRIES,
+            "cs_ct4" | "cs_ct6" => CT_ENTRIES,
+            "cs_ip4" | "cs_ip6" => IP_ENTRIES,
+            "cs_policy" => self.datapath.policy_room().0,
+            "cs_policy_lpm" => self.datapath.policy_room().1,
+            _ => SLOTS,
         }
     }
 
@@ -307,7 +357,7 @@ impl Node {
         let total = self.parking.total();
         let reasons = self.discarded.iter().map(|(reason, count)| ((*reason).to_owned(), *count));
         api::Parking {
-            enabled: self.config.parking == crate::config::Switch::On,
+            enabled: self.config.parking == Switch::On,
             parked_packets: total.frames,
             parked_bytes: total.bytes,
             released: self.parking.counters().released.frames,
@@ -404,6 +454,7 @@ impl Node {
             };
             match row.reason {
                 reason::FORWARDED => self.metrics.set_forwarded(direction, row.counter.packets),
+                reason::AUDITED => self.metrics.set_audited(direction, row.counter.packets),
                 reason => self.metrics.set_dropped(reason, direction, row.counter.packets),
             }
         }
@@ -430,26 +481,17 @@ impl Node {
         let accepted = self.policies.policies().count() as u64;
         self.metrics.set_policies(accepted, self.world.problems.len() as u64);
         self.metrics.set_endpoints(self.endpoints.iter().count() as u64);
+        let behind = self.endpoints.iter().filter(|endpoint| endpoint.behind.is_some()).count();
+        self.metrics.set_policy_behind(behind as u64);
         self.metrics.set_encrypt_peers(self.encryption.node_nets.len().saturating_sub(1) as u64);
         self.metrics.set_leaks_prevented(self.leaks_prevented());
         self.metrics.render()
     }
 }
 
-/// How many entries a map of the datapath has room for.
-fn capacity(map: &str) -> u32 {
-    use countersign_ebpf_common::limits::{
-        AUTH_ENTRIES, BOUND_ENTRIES, CT_ENTRIES, IP_ENTRIES, POLICY_ENTRIES, POLICY_LPM_ENTRIES, SLOTS,
-    };
-    match map {
-        "cs_auth" => AUTH_ENTRIES,
-        "cs_bound4" | "cs_bound6" => BOUND_ENTRIES,
-        "cs_ct4" | "cs_ct6" => CT_ENTRIES,
-        "cs_ip4" | "cs_ip6" => IP_ENTRIES,
-        "cs_policy" => POLICY_ENTRIES,
-        "cs_policy_lpm" => POLICY_LPM_ENTRIES,
-        _ => SLOTS,
-    }
+/// Whether the second verdict denies by default where the one that is enforced does not.
+fn audits(endpoint: &Endpoint, enforced: impl Fn(&EndpointPolicy) -> bool) -> bool {
+    endpoint.audit.as_ref().is_some_and(&enforced) && !enforced(&endpoint.policy)
 }
 
 fn state(of: PairState) -> api::AuthState {
@@ -462,8 +504,8 @@ fn state(of: PairState) -> api::AuthState {
     }
 }
 
-fn endpoint_state(endpoint: &crate::endpoints::Endpoint) -> &'static str {
-    if endpoint.policy_error.is_some() {
+fn endpoint_state(endpoint: &Endpoint) -> &'static str {
+    if endpoint.behind.is_some() {
         "policy-not-applied"
     } else if endpoint.identity == reserved::INIT {
         "waiting-for-identity"

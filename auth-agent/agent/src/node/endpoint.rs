@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use countersign_agent_api as api;
+use countersign_ebpf_common::endpoint::audit_slot;
 use countersign_ebpf_loader::EndpointConfig;
 use countersign_policy::EndpointPolicy;
 use countersign_policy::identity::{may_have_svid, reserved};
@@ -115,7 +116,16 @@ impl Node {
         let (slot, ifindex, host_mac) = (saved.slot, saved.ifindex, saved.host_mac);
         self.datapath.add_endpoint(&EndpointConfig { slot, ifindex, identity, ip4, ip6, mac, host_mac })?;
         let policy = EndpointPolicy { slot, ..EndpointPolicy::default() };
-        self.endpoints.insert(Endpoint { saved, identity, registered: false, policy, policy_error: None });
+        self.endpoints.insert(Endpoint {
+            saved,
+            identity,
+            registered: false,
+            policy,
+            audited: false,
+            behind: None,
+            audit: None,
+            audit_behind: None,
+        });
         Ok(())
     }
 
@@ -134,6 +144,10 @@ impl Node {
         };
         let registered = may_have_svid(pod);
         if endpoint.identity == identity && endpoint.registered == registered {
+            if endpoint.audited != self.is_endpoint_audited(endpoint) {
+                self.regenerate_slot(slot);
+                self.tell_required();
+            }
             return;
         }
         let (before, ips) = (endpoint.identity, endpoint.saved.spec.ips.clone());
@@ -207,6 +221,7 @@ impl Node {
             tracing::error!(slot, %error, "an endpoint could not be removed from the datapath");
         }
         if let Some(gone) = self.endpoints.remove(slot) {
+            gone.audit.iter().for_each(|audit| self.clear_policy(audit));
             self.clear_policy(&gone.policy);
             self.let_go(gone.identity, &gone.saved.spec.ips);
         }
@@ -245,18 +260,22 @@ impl Node {
     /// Reads back what the maps hold, so that the first comparison starts from what is there.
     fn restore_policy_of(&mut self, slot: u16) {
         use countersign_ebpf_loader::PolicyTable;
-        let mut policy = EndpointPolicy { slot, ..EndpointPolicy::default() };
+        let [mut policy, mut audit] =
+            [slot, audit_slot(slot)].map(|slot| EndpointPolicy { slot, ..EndpointPolicy::default() });
         for (table, key, entry) in self.datapath.policy() {
-            if key.slot_be != slot.to_be() {
+            let Some(of) = [&mut policy, &mut audit].into_iter().find(|of| of.slot.to_be() == key.slot_be)
+            else {
                 continue;
-            }
+            };
             match table {
-                PolicyTable::Exact => drop(policy.exact.insert(key, entry)),
-                PolicyTable::Prefix(bits) => drop(policy.entries.insert((key, bits), entry)),
+                PolicyTable::Exact => drop(of.exact.insert(key, entry)),
+                PolicyTable::Prefix(bits) => drop(of.entries.insert((key, bits), entry)),
             }
         }
         if let Some(endpoint) = self.endpoints.get_mut(slot) {
             endpoint.policy = policy;
+            // What is there need not be whole, and is compared as a whole with what should be.
+            endpoint.audit = Some(audit);
         }
     }
 }

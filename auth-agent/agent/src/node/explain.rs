@@ -21,6 +21,8 @@ struct Who {
     node: String,
     /// What else it is: a node's, or the world's.
     other: u32,
+    /// It is an endpoint of this node in audit mode.
+    audited: bool,
 }
 
 impl Node {
@@ -34,7 +36,8 @@ impl Node {
             let peer = (peer.name.as_str(), peer.seen_from(&of.node));
             let endpoint = (of.name.as_str(), identity);
             let question = Question { direction, endpoint, peer, protocol, port: flow.port };
-            Some(explain::side(&self.policies, &question))
+            let side = explain::side(&self.policies, &question);
+            Some(if of.audited { let_through(side) } else { side })
         };
         let egress = side(Direction::Egress, &from, &to);
         let ingress = side(Direction::Ingress, &to, &from);
@@ -64,7 +67,8 @@ impl Node {
             return self.pod_of(&key);
         }
         let Some(address) = address else { return Err(unknown(side)) };
-        let outside = |node: String, other| Who { name: side.to_owned(), pod: None, node, other };
+        let outside =
+            |node: String, other| Who { name: side.to_owned(), pod: None, node, other, audited: false };
         let node = self.world.nodes.values().find(|node| node.internal_ips.contains(&address));
         if let Some(node) = node {
             return Ok(outside(node.name.clone(), reserved::REMOTE_NODE));
@@ -81,7 +85,10 @@ impl Node {
         if identity.is_none() && !pod.host_network {
             return Err(api::Error::new(api::ErrorKind::Unavailable, format!("{name} has no identity yet")));
         }
-        Ok(Who { name, pod: identity, node: pod.node.clone(), other: reserved::REMOTE_NODE })
+        let endpoint = self.endpoints.slot_of(key).and_then(|slot| self.endpoints.get(slot));
+        let audited = endpoint.is_some_and(|endpoint| endpoint.audited);
+        let node = pod.node.clone();
+        Ok(Who { name, pod: identity, node, other: reserved::REMOTE_NODE, audited })
     }
 }
 
@@ -94,6 +101,16 @@ impl Who {
             None => self.other,
         }
     }
+}
+
+/// What is said of a flow at an endpoint in audit mode: there, everything passes.
+fn let_through(side: Side) -> Side {
+    if side.allowed && side.auth == "none" {
+        return side;
+    }
+    let audit = Some(side.audit.unwrap_or_else(|| format!("without it: {}", side.reason)));
+    let reason = "allowed: the endpoint is in audit mode".to_owned();
+    Side { allowed: true, auth: "none".to_owned(), reason, rule: None, audit, ..side }
 }
 
 fn unknown(side: &str) -> api::Error {

@@ -8,14 +8,16 @@ use std::sync::Arc;
 use countersign_agent_api as api;
 use countersign_auth_proto::{Change, Event as AuthEvent, Notice, Pair};
 use countersign_ebpf_common::event::{Event, kind};
+use countersign_ebpf_common::policy::direction;
 use countersign_ebpf_common::reason;
 use countersign_ebpf_loader::Events;
 use countersign_flows::{
     Context, Direction, Endpoint, Filter, FilterSpec, Flow, FlowEvent, L4, PolicyName, Resolve, Verdict,
     Workload, to_flow,
 };
-use countersign_policy::Repository;
 use countersign_policy::identity::reserved_name;
+use countersign_policy::model::Direction as Way;
+use countersign_policy::{PolicyId, Repository};
 
 use super::Node;
 use crate::clock;
@@ -42,6 +44,9 @@ pub(super) struct LastFailure {
 /// Who is behind an identity and an address.
 type Workloads = RefCell<BTreeMap<(u32, Option<IpAddr>), Arc<Workload>>>;
 
+/// Because of which policies what nothing allows is dropped: by identity, direction, and whether audit mode counts.
+type Isolating = RefCell<BTreeMap<(u32, u8, bool), Arc<[PolicyName]>>>;
+
 /// What records need beside the event.
 pub(super) struct Names {
     node: Arc<str>,
@@ -51,6 +56,7 @@ pub(super) struct Names {
     parked: BTreeMap<Pair, Event>,
     /// Names worked out since the cluster last changed.
     workloads: Workloads,
+    isolating: Isolating,
 }
 
 impl Names {
@@ -61,6 +67,7 @@ impl Names {
             drops: BTreeMap::new(),
             parked: BTreeMap::new(),
             workloads: RefCell::default(),
+            isolating: RefCell::default(),
         }
     }
 
@@ -80,6 +87,7 @@ impl Names {
     /// The cluster has changed: names may be others'.
     pub(super) fn forget_workloads(&self) {
         self.workloads.borrow_mut().clear();
+        self.isolating.borrow_mut().clear();
     }
 
     pub(super) fn remember_parked(&mut self, pair: Pair, event: Event) {
@@ -115,6 +123,7 @@ struct Resolver<'a> {
     identities: &'a Identities,
     policies: &'a Repository,
     known: &'a Workloads,
+    isolating: &'a Isolating,
 }
 
 impl Resolve for Resolver<'_> {
@@ -126,17 +135,49 @@ impl Resolve for Resolver<'_> {
         Arc::clone(known.entry((identity, ip)).or_insert_with(|| self.describe(identity, ip)))
     }
 
-    fn policies(&self, rule_id: u32) -> Arc<[PolicyName]> {
-        let name = self.policies.rule(rule_id).map(|origin| PolicyName {
-            kind: origin.kind.name().to_owned(),
-            namespace: origin.namespace.clone(),
-            name: origin.name.clone(),
-        });
-        name.into_iter().collect()
+    fn policies(&self, event: &Event) -> Arc<[PolicyName]> {
+        let by_default =
+            matches!(event.kind, kind::DROP | kind::AUDIT) && event.detail == reason::POLICY_DENIED;
+        match self.policies.rule(event.rule_id) {
+            Some(origin) => Arc::new([name(&origin.policy())]),
+            None if by_default => self.isolating(event),
+            None => Arc::new([]),
+        }
+    }
+
+    fn log(&self, rule_id: u32) -> Arc<str> {
+        Arc::from(self.policies.rule(rule_id).map_or("", |origin| origin.log.as_str()))
     }
 }
 
+fn name(id: &PolicyId) -> PolicyName {
+    let PolicyId { kind, namespace, name } = id.clone();
+    PolicyName { kind: kind.name().to_owned(), namespace, name }
+}
+
 impl Resolver<'_> {
+    /// The policies because of which a packet is dropped that none of them speaks of. An answer may be what shows
+    /// that a flow is not allowed any more: then they are those of the other direction.
+    fn isolating(&self, event: &Event) -> Arc<[PolicyName]> {
+        let as_if = event.kind == kind::AUDIT;
+        let mut known = self.isolating.borrow_mut();
+        if known.len() >= WORKLOADS {
+            known.clear();
+        }
+        let key = (event.local_identity, event.direction, as_if);
+        let work_out = || {
+            let of = |way| self.policies.isolating(event.local_identity, way, as_if);
+            let (own, other) = match event.direction {
+                direction::EGRESS => (Way::Egress, Way::Ingress),
+                _ => (Way::Ingress, Way::Egress),
+            };
+            let own = of(own);
+            let names = if own.is_empty() { of(other) } else { own };
+            names.iter().map(name).collect()
+        };
+        Arc::clone(known.entry(key).or_insert_with(work_out))
+    }
+
     fn describe(&self, identity: u32, ip: Option<IpAddr>) -> Arc<Workload> {
         let labels = match (self.identities.labels(identity), reserved_name(identity)) {
             (Some(labels), _) => labels.to_strings(),
@@ -152,7 +193,12 @@ impl Resolver<'_> {
 
 impl Node {
     fn resolver(&self) -> Resolver<'_> {
-        Resolver { identities: &self.identities, policies: &self.policies, known: &self.names.workloads }
+        Resolver {
+            identities: &self.identities,
+            policies: &self.policies,
+            known: &self.names.workloads,
+            isolating: &self.names.isolating,
+        }
     }
 
     /// Reads what is in the ring, up to a turn's worth; says whether there may be more.
@@ -246,6 +292,7 @@ impl Node {
             destination: side(pair.remote),
             l4: L4::default(),
             policies: Arc::from([]),
+            policy_log: Arc::from(""),
             event_type,
             summary,
             suppressed: 0,

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use countersign_agent_api as api;
 use countersign_auth_proto::{Event, Remotes, Required};
+use countersign_ebpf_common::endpoint::owner;
 use countersign_ebpf_common::policy::{direction, flag};
-use countersign_ebpf_loader::{Datapath, PolicyOp, PolicyTable};
+use countersign_ebpf_loader::{PolicyOp, PolicyTable};
 use countersign_policy::identity::reserved;
 use countersign_policy::model::{AuthMode, Clause, Note, NoteKind};
 use countersign_policy::repository::PodAddresses;
-use countersign_policy::{EndpointPolicy, Op, PolicyId, Touched};
+use countersign_policy::{EndpointPolicy, PolicyId, Touched};
 
 use super::Node;
 use crate::clock;
@@ -79,32 +80,6 @@ impl Node {
         self.refresh_slot(slot, None);
     }
 
-    /// Brings one endpoint's maps from what they hold to what they should, as far as it was touched, or as a
-    /// whole. If a table is full, the last good policy stays, and the status says so.
-    fn refresh_slot(&mut self, slot: u16, touched: Option<&Touched>) {
-        let Some(endpoint) = self.endpoints.get_mut(slot) else { return };
-        let identity = endpoint.identity;
-        // What stayed behind once is behind in more than what was touched now.
-        let scope = touched.filter(|_| endpoint.policy_error.is_none()).and_then(|t| t.scope(identity));
-        let refresh = match scope {
-            Some(scope) => self.policies.refresh(identity, &mut endpoint.policy, scope),
-            None => self.policies.refresh_whole(identity, &mut endpoint.policy),
-        };
-        if refresh.ops.is_empty() {
-            endpoint.policy_error = None;
-            return;
-        }
-        endpoint.policy_error = match self.datapath.policy_apply(&changes(&refresh.ops)) {
-            Ok(()) => None,
-            Err(error) => {
-                tracing::warn!(slot, %error, "policy not applied; the last good one stays");
-                take_back(&mut self.datapath, changes(&refresh.undo(&mut endpoint.policy)));
-                Some(error.to_string())
-            }
-        };
-        self.bump_policy(slot);
-    }
-
     /// Takes an endpoint's entries out.
     pub(super) fn clear_policy(&mut self, policy: &EndpointPolicy) {
         let exact = policy.exact.keys().map(|key| PolicyOp::Delete(PolicyTable::Exact, *key));
@@ -116,7 +91,7 @@ impl Node {
     /// Takes out what an earlier process left in slots that nobody has any more.
     pub(super) fn clear_stale_policies(&mut self) {
         let all = self.datapath.policy().into_iter();
-        let stale = all.filter(|(_, key, _)| self.endpoints.get(u16::from_be(key.slot_be)).is_none());
+        let stale = all.filter(|(_, key, _)| self.endpoints.get(owner(u16::from_be(key.slot_be))).is_none());
         let ops: Vec<PolicyOp> = stale.map(|(table, key, _)| PolicyOp::Delete(table, key)).collect();
         self.delete_policy(&ops);
     }
@@ -133,6 +108,9 @@ impl Node {
             let mut conditions: Vec<api::PolicyCondition> =
                 self.policies.conditions(&policy.id).iter().map(condition).collect();
             conditions.append(&mut conflicts.remove(&policy.id).unwrap_or_default());
+            conditions.append(&mut self.overflows_of(&policy.id));
+            let behind =
+                |endpoint: &&Endpoint| endpoint.behind.as_ref().is_some_and(|b| b.concerns(&policy.id));
             let asks = |clause: &Clause| clause.auth.is_some_and(|mode| mode != AuthMode::Disabled);
             documents.push(api::PolicyDocument {
                 kind: policy.id.kind.name().to_owned(),
@@ -141,6 +119,8 @@ impl Node {
                 rules: policy.rules.len() as u64,
                 endpoints: self.endpoints.iter().filter(selects).count() as u64,
                 auth_required: policy.rules.iter().flat_map(|rule| &rule.clauses).any(asks),
+                mode: mode_name(self.policies.is_policy_audited(&policy.id)).to_owned(),
+                not_applied: self.endpoints.iter().filter(behind).count() as u64,
                 refused: None,
                 conditions,
             });
@@ -248,6 +228,11 @@ impl Node {
     }
 }
 
+/// How the mode of a policy or an endpoint is called.
+pub(super) fn mode_name(audited: bool) -> &'static str {
+    if audited { "audit" } else { "enforce" }
+}
+
 fn condition(note: &Note) -> api::PolicyCondition {
     api::PolicyCondition {
         path: note.path.clone(),
@@ -255,25 +240,4 @@ fn condition(note: &Note) -> api::PolicyCondition {
         message: note.message.clone(),
         denied: note.kind == NoteKind::Missing,
     }
-}
-
-/// Undoes a change that was applied in part. Removing comes first here, since there is no room.
-fn take_back(datapath: &mut Datapath, back: Vec<PolicyOp>) {
-    let (deletes, upserts): (Vec<_>, Vec<_>) =
-        back.into_iter().partition(|op| matches!(op, PolicyOp::Delete(..)));
-    for ops in [deletes, upserts] {
-        if let Err(error) = datapath.policy_apply(&ops) {
-            tracing::error!(%error, "the last good policy could not be restored in full");
-        }
-    }
-}
-
-fn changes(ops: &[Op]) -> Vec<PolicyOp> {
-    let change = |op: &Op| match *op {
-        Op::SetExact(key, entry) => PolicyOp::Upsert(PolicyTable::Exact, key, entry),
-        Op::DeleteExact(key) => PolicyOp::Delete(PolicyTable::Exact, key),
-        Op::Set(key, bits, entry) => PolicyOp::Upsert(PolicyTable::Prefix(bits), key, entry),
-        Op::Delete(key, bits) => PolicyOp::Delete(PolicyTable::Prefix(bits), key),
-    };
-    ops.iter().map(change).collect()
 }

@@ -40,6 +40,12 @@ pub struct EndpointEntry {
     pub ingress_enforced: bool,
     /// Whether a policy restricts what goes out.
     pub egress_enforced: bool,
+    /// Whether policies in audit mode would restrict what comes in, and none that is enforced does.
+    pub ingress_audited: bool,
+    /// The same of what goes out.
+    pub egress_audited: bool,
+    /// `enforce`, or `audit`: policies drop nothing at this endpoint.
+    pub mode: String,
     /// Whether some rule asks for authentication.
     pub auth_required: bool,
     /// `ready`, `regenerating`, `waiting-for-identity`, …

@@ -32,7 +32,7 @@ pub struct Flow {
     pub direction: String,
     /// `FORWARDED`, `DROPPED`, `REDIRECTED` (parked), …
     pub verdict: String,
-    /// Number of the drop reason; 0 where it was not dropped.
+    /// Number of the drop reason, in audit mode of what it would have been; 0 where it was not dropped.
     pub drop_reason: u8,
     /// Its name (`AUTH_REQUIRED`).
     pub drop_reason_desc: String,
@@ -50,6 +50,8 @@ pub struct Flow {
     pub l4: FlowL4,
     /// Policies that decided.
     pub policies: Vec<FlowPolicy>,
+    /// What the rule that decided wants to be logged (`log.value`).
+    pub policy_log: String,
     /// `drop`, `policy-verdict`, `trace`, `auth-required`, …
     pub event_type: String,
     /// For people (`TCP Flags: SYN`).

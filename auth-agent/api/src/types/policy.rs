@@ -32,6 +32,10 @@ pub struct PolicyDocument {
     pub endpoints: u64,
     /// Whether a rule of it asks for authentication.
     pub auth_required: bool,
+    /// `enforce`, or `audit`: it drops nothing.
+    pub mode: String,
+    /// Endpoints of this node where it is not in force: there is no room for it, or for another that comes with it.
+    pub not_applied: u64,
     /// Why it was refused; none where it is in force.
     pub refused: Option<String>,
     /// What its author should know, though it is in force.

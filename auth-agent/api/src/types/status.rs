@@ -34,6 +34,8 @@ pub struct Status {
     pub endpoints: BTreeMap<String, u64>,
     /// Policy documents.
     pub policies: PolicyCounts,
+    /// What of policy is enforced, and what is only said.
+    pub policy_mode: PolicyMode,
     /// Flow events that were lost, by where.
     pub events_lost: BTreeMap<String, u64>,
 }
@@ -216,4 +218,20 @@ pub struct PolicyCounts {
     pub accepted: u64,
     /// Refused.
     pub refused: u64,
+}
+
+/// What of policy is enforced, and what is only said.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PolicyMode {
+    /// When endpoints deny what nothing allows: `default`, `always` or `never`.
+    pub enforcement: String,
+    /// Every endpoint of this node is in audit mode: policies drop nothing here.
+    pub audit_all: bool,
+    /// Endpoints of this node in audit mode, `namespace/pod`.
+    pub audited_endpoints: Vec<String>,
+    /// Namespaces whose policies are in audit mode.
+    pub audited_namespaces: Vec<String>,
+    /// Policies in audit mode, by their own annotation or their namespace's.
+    pub audited_policies: Vec<String>,
 }

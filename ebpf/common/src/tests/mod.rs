@@ -1,5 +1,6 @@
 //! Tests on the twin. Every packet goes through the very code that runs in the kernel.
 
+mod audit;
 mod budget;
 mod flows;
 mod guard;

@@ -7,7 +7,7 @@ use countersign_ebpf_loader::common::addr::Addr;
 use countersign_ebpf_loader::common::auth::{AuthKey, AuthValue, Bound};
 use countersign_ebpf_loader::common::config::{self, Config};
 use countersign_ebpf_loader::common::craft::Craft;
-use countersign_ebpf_loader::common::endpoint::Epochs;
+use countersign_ebpf_loader::common::endpoint::{Epochs, audit_slot, owner};
 use countersign_ebpf_loader::common::ipcache::{IpEntry, flag};
 use countersign_ebpf_loader::common::layout::program;
 use countersign_ebpf_loader::common::policy::{PolicyEntry, PolicyKey, auth_type, precedence};
@@ -104,7 +104,7 @@ impl Scene {
         } else {
             self.twin.policy_lpm.insert((bits, policy_prefix(&key, bits)), entry);
         }
-        self.bump(u16::from_be(key.slot_be));
+        self.bump(owner(u16::from_be(key.slot_be)));
     }
 
     /// Allows everything between a slot and an identity (0: everybody).
@@ -120,6 +120,15 @@ impl Scene {
                 self.allow(slot, direction, 0, auth_type::NONE);
             }
         }
+    }
+
+    /// Asks for a second verdict on the flows of the pod in a slot.
+    pub fn audit(&mut self, slot: u16) {
+        self.datapath.set_audited(slot, true).unwrap();
+        for endpoint in self.twin.endpoints.values_mut().filter(|endpoint| endpoint.slot == slot) {
+            endpoint.audit_slot = audit_slot(slot);
+        }
+        self.twin.epochs.entry(slot).or_default().policy += 1;
     }
 
     pub fn bump(&mut self, slot: u16) {

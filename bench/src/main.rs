@@ -5,6 +5,7 @@ mod first_connection;
 mod first_datagram;
 mod handshakes;
 mod limits;
+mod policy_latency;
 mod policy_scale;
 mod renewal;
 mod report;
@@ -47,6 +48,8 @@ enum Benchmark {
     Spire,
     /// 10,000 policies and identities, 200 endpoints: compiled, changed, and what a packet pays
     PolicyScale(policy_scale::Sizes),
+    /// From a manifest written to the first packet decided by it, on a node with 200 endpoints
+    PolicyLatency(policy_latency::Size),
     /// 100 identities against 100: all pairs from cold, and at 2,000 per second
     Handshakes,
 }
@@ -69,6 +72,7 @@ fn run(Arguments { benchmark, json }: Arguments) -> anyhow::Result<()> {
         Benchmark::Renewal { seconds, kill_agent } => renewal::run(json, seconds, kill_agent),
         Benchmark::Spire => spire::run(json),
         Benchmark::Handshakes => handshakes::run(json),
+        Benchmark::PolicyLatency(size) => policy_latency::run(json, &size),
         Benchmark::PolicyScale(sizes) => policy_scale::run(json, &sizes),
     }
 }

@@ -40,7 +40,13 @@ impl Kernel {
 
     /// What policy says of the first packet of a flow, proofs aside.
     pub fn decide(&self, way: Direction, peer: u32, protocol: u8, port: u16) -> Decision {
-        let at = At { config: &self.config, endpoint: &self.endpoint, now: 1, length: 60, direction: way.number() };
+        let at = At {
+            config: &self.config,
+            endpoint: &self.endpoint,
+            now: 1,
+            length: 60,
+            direction: way.number(),
+        };
         let question = Question {
             remote: address(peer),
             port: port.to_be(),

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rustls_pki_types::CertificateDer;
 
 use crate::bundle::{AuthorityId, Bundle};
@@ -12,6 +11,7 @@ use crate::key::KeyAlgorithm;
 use crate::limits::{MAX_CERTIFICATE_BYTES, MAX_CHAIN_BYTES, MAX_CHAIN_CERTIFICATES};
 use crate::path::{self, Shown};
 use crate::profile::{self, Authority, Leaf, Validity};
+use crate::signature;
 
 /// Somebody whose chain has been verified. Only this module makes one; only one of these authenticates
 /// a pair. It proves the chain, not the possession of the key: that is what the TLS handshake or
@@ -82,12 +82,9 @@ impl VerifiedPeer {
         &self.inner.authority
     }
 
-    /// Whether an ECDSA P-256 SHA-256 signature over `message` is this peer's.
+    /// Whether a signature over `message` is this peer's.
     pub(crate) fn signed(&self, message: &[u8], signature: &[u8]) -> bool {
-        self.inner.algorithm == KeyAlgorithm::EcdsaP256
-            && UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &self.inner.public_key)
-                .verify(message, signature)
-                .is_ok()
+        signature::is_of(self.inner.algorithm, &self.inner.public_key, message, signature)
     }
 }
 

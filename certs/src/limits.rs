@@ -60,5 +60,5 @@ pub const MIN_TTL_SECONDS: u64 = 20;
 /// Largest message that is signed or checked in one piece.
 pub const MAX_SIGNED_MESSAGE_BYTES: usize = 16 * 1024;
 
-/// Largest ECDSA P-256 signature in ASN.1 (two 33-byte integers and their headers).
-pub const MAX_SIGNATURE_BYTES: usize = 72;
+/// Largest signature: that of an RSA key of [`MAX_RSA_BITS`]. ECDSA's are at most 104 bytes.
+pub const MAX_SIGNATURE_BYTES: usize = MAX_RSA_BITS / 8;

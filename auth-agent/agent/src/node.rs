@@ -13,6 +13,7 @@ mod order;
 mod park;
 mod places;
 mod policy;
+mod preshared;
 mod spire;
 mod svids;
 mod withdraw;
@@ -50,6 +51,7 @@ use self::encryption::Encryption;
 use self::endpoint::Waiting;
 use self::observe::Names;
 use self::order::Order;
+use self::preshared::LastWord;
 use self::svids::Svids;
 use self::withdraw::Told;
 
@@ -82,6 +84,7 @@ pub struct Node {
     servers: Vec<handshake::Server>,
     dialled: mpsc::Sender<Dialled>,
     inbound: mpsc::Sender<Inbound>,
+    last_words: mpsc::Sender<LastWord>,
     encryption: Encryption,
     watched_uplink: u32,
     flows: Store,
@@ -102,6 +105,7 @@ pub struct Inputs {
     tap: Arc<AsyncFd<Tap>>,
     dialled: mpsc::Receiver<Dialled>,
     inbound: mpsc::Receiver<Inbound>,
+    last_words: mpsc::Receiver<LastWord>,
     svids: mpsc::Receiver<countersign_spire::Update>,
     requests: mpsc::Receiver<Request>,
 }
@@ -128,6 +132,7 @@ impl Node {
         let (svids, updates) = Svids::open(&config).await?;
         let (dialled, dialled_in) = mpsc::channel(limits::HANDSHAKE_RESULTS);
         let (inbound, inbound_in) = mpsc::channel(limits::INBOUND);
+        let (last_words, last_words_in) = mpsc::channel(limits::INBOUND);
         let encryption = Encryption::open(&config).await?;
         let run_file = |name: &str| StateFile::new(&config.run_dir, name);
         let mut node = Self {
@@ -150,6 +155,7 @@ impl Node {
             servers: Vec::new(),
             dialled,
             inbound,
+            last_words,
             encryption,
             watched_uplink: 0,
             flows: Store::new(countersign_flows::limits::DEFAULT_CAPACITY),
@@ -173,6 +179,7 @@ impl Node {
             tap,
             dialled: dialled_in,
             inbound: inbound_in,
+            last_words: last_words_in,
             svids: updates,
             requests,
         };
@@ -197,6 +204,9 @@ impl Node {
                 count = inputs.inbound.recv_many(&mut clients, limits::RESULTS_PER_TURN) => {
                     anyhow::ensure!(count > 0, "the handshake server is gone");
                     clients.drain(..).for_each(|client| self.accept(client));
+                }
+                word = inputs.last_words.recv() => {
+                    self.last_word(word.context("the handshake server is gone")?);
                 }
                 ready = inputs.tap.readable() => {
                     let mut ready = ready?;

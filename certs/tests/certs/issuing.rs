@@ -78,7 +78,7 @@ fn a_statement_is_its_signers_and_of_its_text() {
     assert!(matches!(late, Err(SignatureError::Chain(VerifyError::Expired { .. }))), "{late:?}");
     let huge = vec![0; MAX_SIGNED_MESSAGE_BYTES + 1];
     assert_eq!(verify(&one, 300, &huge, &signed).unwrap_err(), SignatureError::TooLarge);
-    assert_eq!(verify(&one, 300, b"x", &[0; 73]).unwrap_err(), SignatureError::TooLarge);
+    assert_eq!(verify(&one, 300, b"x", &[0; MAX_SIGNATURE_BYTES + 1]).unwrap_err(), SignatureError::TooLarge);
     assert_eq!(signature::sign(&one, &huge).unwrap_err(), SignError::TooLarge);
     for at in 0..signed.len() {
         let mut damaged = signed.clone();
@@ -101,15 +101,64 @@ fn a_signature_over_the_bare_message_is_not_one() {
     assert_eq!(refused.unwrap_err(), SignatureError::Mismatch);
 }
 
+/// Whatever SPIRE may be told to issue (`workload_x509_svid_key_type`), and what others may.
 #[test]
-fn other_kinds_of_key_do_not_sign_statements() {
+fn every_kind_of_key_signs_statements() {
+    use rcgen::{KeyPair, RsaKeySize};
+    let generate = |kind| KeyPair::generate_for(kind).unwrap();
+    let rsa = |size| KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, size).unwrap();
+    let keys = [
+        ("P-256", generate(&rcgen::PKCS_ECDSA_P256_SHA256)),
+        ("P-384", generate(&rcgen::PKCS_ECDSA_P384_SHA384)),
+        ("Ed25519", generate(&rcgen::PKCS_ED25519)),
+        ("RSA-2048", rsa(RsaKeySize::_2048)),
+        ("RSA-3072", rsa(RsaKeySize::_3072)),
+        ("RSA-4096", rsa(RsaKeySize::_4096)),
+    ];
     let root = Maker::root(ca_params("root"));
-    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    let signed = keys.map(|(kind, key)| {
+        let leaf = root.sign(&leaf_params("spiffe://countersign.lab/identity/300"), &key);
+        let svid = Svid::new(vec![leaf], key.serialize_der()).unwrap();
+        let signature = signature::sign(&svid, b"the node's key").unwrap();
+        (kind, svid, signature)
+    });
+    let verify = |svid: &Svid, message: &[u8], signature: &[u8]| {
+        signature::verify(svid.chain(), &root.bundle(), &id(300), NOW, message, signature).map(drop)
+    };
+    for (kind, svid, signature) in &signed {
+        assert!(signature.len() <= MAX_SIGNATURE_BYTES, "{kind}: {}", signature.len());
+        assert_eq!(verify(svid, b"the node's key", signature), Ok(()), "{kind}");
+        assert_eq!(verify(svid, b"another key", signature), Err(SignatureError::Mismatch), "{kind}");
+        for at in [0, signature.len() / 2, signature.len() - 1] {
+            let mut damaged = signature.clone();
+            damaged[at] ^= 1;
+            assert_eq!(verify(svid, b"the node's key", &damaged), Err(SignatureError::Mismatch), "{kind}");
+        }
+        for (other, _, foreign) in signed.iter().filter(|(other, ..)| other != kind) {
+            let refused = verify(svid, b"the node's key", foreign);
+            assert_eq!(refused, Err(SignatureError::Mismatch), "{other} for {kind}");
+        }
+    }
+}
+
+/// A key that is good for RSA-PSS is not thereby good for PKCS #1 v1.5: one scheme a kind of key, none to choose.
+#[test]
+fn an_rsa_signature_in_another_scheme_is_none() {
+    use aws_lc_rs::rand::SystemRandom;
+    use aws_lc_rs::signature::{RSA_PKCS1_SHA256, RSA_PSS_SHA384, RsaKeyPair};
+    let key = rcgen::KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048).unwrap();
+    let root = Maker::root(ca_params("root"));
     let leaf = root.sign(&leaf_params("spiffe://countersign.lab/identity/300"), &key);
-    let svid = Svid::new(vec![leaf], key.serialize_der()).unwrap();
-    assert_eq!(signature::sign(&svid, b"x").unwrap_err(), SignError::KeyAlgorithm);
-    let refused = signature::verify(svid.chain(), &root.bundle(), &id(300), NOW, b"x", &[0; 64]);
-    assert_eq!(refused.unwrap_err(), SignatureError::KeyAlgorithm);
+    let pair = RsaKeyPair::from_pkcs8(&key.serialize_der()).unwrap();
+    let statement = [signature::PREFIX, b"x"].concat();
+    let schemes: [&'static dyn aws_lc_rs::signature::RsaEncoding; 2] = [&RSA_PKCS1_SHA256, &RSA_PSS_SHA384];
+    for scheme in schemes {
+        let mut signed = vec![0; pair.public_modulus_len()];
+        pair.sign(scheme, &SystemRandom::new(), &statement, &mut signed).unwrap();
+        let refused =
+            signature::verify(std::slice::from_ref(&leaf), &root.bundle(), &id(300), NOW, b"x", &signed);
+        assert_eq!(refused.unwrap_err(), SignatureError::Mismatch);
+    }
 }
 
 #[test]

@@ -20,7 +20,8 @@ pub const NODE: u32 = 0;
 pub enum PeerNames {
     /// The number alone says it ([`IdTemplate::needs_only_number`]).
     ByNumber(IdTemplate),
-    /// The node knows it, from the identities' labels.
+    /// The node knows it, from the identities' labels. An ID of a trust domain that we federate with is proved by
+    /// that domain's bundle alone.
     Listed(HashMap<u32, SpiffeId>),
 }
 
@@ -73,7 +74,16 @@ impl Snapshot {
         self.bundles.get(&id.trust_domain())
     }
 
-    /// The SPIFFE ID that a member of our trust domain with this identity must have, or the node of that name.
+    /// The bundle of a trust domain that we federate with, if an identity we know is of it: nobody else of that
+    /// domain has anything to say here.
+    pub(super) fn federated(&self, domain: &TrustDomain) -> Option<&Arc<Bundle>> {
+        let PeerNames::Listed(names) = &self.names else { return None };
+        let bundle = self.bundles.get(domain)?;
+        names.values().any(|id| id.is_member_of(domain)).then_some(bundle)
+    }
+
+    /// The SPIFFE ID that a peer with this identity must have, or the node of that name: nodes are of our own trust
+    /// domain.
     pub(super) fn name_of(&self, number: u32, node: &str) -> Option<SpiffeId> {
         if number == NODE {
             return countersign_wg_proto::node_id(&self.domain, node).ok();

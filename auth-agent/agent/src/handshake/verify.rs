@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use countersign_certs::{Bundle, SpiffeId, VerifiedPeer, VerifyError};
+use countersign_certs::{Bundle, Distrust, SpiffeId, VerifiedPeer, VerifyError};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -85,7 +85,8 @@ impl ServerCertVerifier for ServerChain {
     signatures!();
 }
 
-/// Verifies all clients of a server, against the bundle its trust domain has at that moment.
+/// Verifies all clients of a server, each against the bundle that the trust domain it claims has at that moment,
+/// and against no other.
 #[derive(Debug)]
 pub(super) struct ClientChains {
     pub(super) provider: Arc<CryptoProvider>,
@@ -94,13 +95,25 @@ pub(super) struct ClientChains {
 }
 
 impl ClientChains {
-    /// Who a client's chain speaks for: any member of our trust domain, until its message names one.
+    /// Who a client's chain speaks for: any member of our trust domain, or of one we federate with and know
+    /// an identity of, until its message names one.
     pub(super) fn verify<C: AsRef<[u8]>>(&self, chain: &[C], now: u64) -> Result<VerifiedPeer, Error> {
         let snapshot = self.store.snapshot();
-        let Some(bundle) = snapshot.own_bundle() else {
+        let Some(own) = snapshot.own_bundle() else {
             return Err(CertificateError::UnknownIssuer.into());
         };
-        self.chains.verify_member(chain, bundle, now).map_err(|error| {
+        let verified = match self.chains.verify_member(chain, own, now) {
+            // Said of the leaf alone, before any authority is looked at: the domain it claims chooses the one
+            // bundle that is to vouch for it.
+            Err(VerifyError::Untrusted(Distrust::OtherTrustDomain { expected, presented })) => {
+                match snapshot.federated(&presented.trust_domain()) {
+                    Some(theirs) => self.chains.verify_member(chain, theirs, now),
+                    None => Err(Distrust::OtherTrustDomain { expected, presented }.into()),
+                }
+            }
+            verified => verified,
+        };
+        verified.map_err(|error| {
             tracing::debug!(%error, "a client's chain was not believed");
             to_tls(&error)
         })

@@ -37,6 +37,10 @@ pub fn id(number: u32) -> SpiffeId {
     SpiffeId::parse(&format!("spiffe://{DOMAIN}/identity/{number}")).unwrap()
 }
 
+pub fn node_id(name: &str) -> SpiffeId {
+    SpiffeId::parse(&format!("spiffe://{DOMAIN}/node/{name}")).unwrap()
+}
+
 pub fn signing_key() -> SigningKey {
     SigningKey::p256(KeyPair::generate().unwrap().serialize_der()).unwrap()
 }
@@ -137,6 +141,7 @@ impl Agent {
             assertions: vec![Assertion { ip: ip("fd00::1"), generation: 9 }],
             not_after: u64::MAX,
             disowned: Vec::new(),
+            tunnel: None,
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_agent::handshake::FailureKind;
+use countersign_agent::handshake::{FailureKind, KeyExchange, NODE, PeerNames, SvidStore, Tls};
 use countersign_certs::{Bundle, CertAuthority, Serial, SigningKey, SpiffeId};
 
 use crate::support::*;
@@ -124,4 +124,105 @@ async fn a_revoked_authority_vouches_for_nobody_from_then_on() {
     assert_eq!(failure.kind, FailureKind::Refused, "the server does not believe us any more: {failure}");
     a.store.put(300, &issue(&new, 300)).unwrap();
     prove().await.unwrap();
+}
+
+/// Names as a node lists them: ours, and one identity of the federated domain.
+fn names(foreign_ones: &[u32]) -> PeerNames {
+    let ours = [300, 301].map(|number| (number, id(number)));
+    PeerNames::Listed(ours.into_iter().chain(foreign_ones.iter().map(|n| (*n, foreign(*n)))).collect())
+}
+
+/// An agent of the federated domain, which speaks for these of its identities, and for its node.
+async fn foreign_agent(w: &World, numbers: &[u32]) -> Agent {
+    let listed = numbers.iter().map(|number| (*number, foreign(*number))).chain([(301, id(301))]);
+    let names = PeerNames::Listed(listed.collect());
+    let store = SvidStore::new(Tls::new(KeyExchange::Prefer), foreign(1).trust_domain(), names);
+    for ca in [&w.ours, &w.theirs] {
+        store.set_bundle(Arc::new(ca.bundle().unwrap()));
+    }
+    for number in numbers {
+        store.put(*number, &issue_at(&w.theirs, &foreign(*number), now(), 3600)).unwrap();
+    }
+    let node = SpiffeId::parse(&format!("spiffe://{OTHER}/node/node-a")).unwrap();
+    store.put_node(&issue_at(&w.theirs, &node, now(), 3600)).unwrap();
+    Agent::with("node-c", store, DEADLINES, accept).await
+}
+
+#[tokio::test]
+async fn an_identity_of_a_federated_domain_is_proved_by_that_domains_bundle() {
+    let w = federated().await;
+    let c = foreign_agent(&w, &[400]).await;
+    let prove = || c.client.handshake(c.request(400, 301, "node-b", w.b.addr()));
+    // Nobody of that domain is known here: its members get no further than their certificates.
+    let failure = prove().await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Refused, "{failure}");
+    assert_eq!(w.b.server.stats().failures(FailureKind::Untrusted), 1);
+    w.b.store.set_names(names(&[400]));
+    prove().await.unwrap().ack.send().await;
+    let inbound = w.b.seen.last();
+    assert_eq!((inbound.remote_identity, inbound.peer.spiffe_id()), (400, &foreign(400)));
+    assert_eq!(inbound.peer.bundle_version(), w.theirs.bundle().unwrap().version(), "theirs, not ours");
+    // And the other way round: that domain's server asks for, and believes, ours by our bundle.
+    let mut request = w.a.request(300, 400, "node-c", c.addr());
+    request.remote_id = foreign(400);
+    c.store.set_name(300, Some(id(300)));
+    let outcome = w.a.client.handshake(request).await.unwrap();
+    assert_eq!(outcome.peer.bundle_version(), w.theirs.bundle().unwrap().version());
+    // What was believed a moment ago is not once the domain is no longer federated with.
+    w.b.store.remove_bundle(&foreign(1).trust_domain());
+    let failure = prove().await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Refused, "{failure}");
+    assert_eq!(w.b.server.stats().failures(FailureKind::Untrusted), 2);
+}
+
+#[tokio::test]
+async fn a_federated_domain_speaks_for_its_own_identities_and_for_no_node() {
+    let w = federated().await;
+    w.b.store.set_names(names(&[400]));
+    // Our own path under their name, an identity of theirs that nobody knows here, and one that is somebody else's.
+    let c = foreign_agent(&w, &[300, 401]).await;
+    for number in [300, 401] {
+        let failure = c.client.handshake(c.request(number, 301, "node-b", w.b.addr())).await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Refused, "{number}: {failure}");
+    }
+    c.store.set_name(400, Some(foreign(401)));
+    c.store.put(400, &issue_at(&w.theirs, &foreign(401), now(), 3600)).unwrap();
+    let failure = c.client.handshake(c.request(400, 301, "node-b", w.b.addr())).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Refused, "{failure}");
+    // As the node of that name, which is ours.
+    let mut node = c.request(NODE, NODE, "node-b", w.b.addr());
+    node.own_node = "node-a".to_owned();
+    node.disowned = vec![300];
+    w.b.store.put_node(&issue_at(&w.ours, &node_id("node-b"), now(), 3600)).unwrap();
+    node.remote_id = node_id("node-b");
+    let failure = c.client.handshake(node).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Refused, "{failure}");
+    assert_eq!(w.b.server.stats().failures(FailureKind::WrongIdentity), 4, "each was told apart by its ID");
+    assert_eq!(w.b.seen.count(), 0, "the node was never asked");
+}
+
+#[tokio::test]
+async fn no_authority_vouches_across_domains() {
+    let w = federated().await;
+    w.b.store.set_names(names(&[400]));
+    let san = |id: &SpiffeId| vec![rcgen::SanType::URI(id.as_str().try_into().unwrap())];
+    let theirs = forge(&w.theirs, &w.their_key, |params| params.subject_alt_names = san(&id(300)));
+    let our_key = signing_key();
+    let begin = now() - 86_400;
+    let ours =
+        CertAuthority::create(domain(), our_key.clone(), Serial::from_random([5; 16]), begin, 1_000_000)
+            .unwrap();
+    w.b.store.set_bundle(Arc::new(ours.bundle().unwrap()));
+    let forged = forge(&ours, &our_key, |params| params.subject_alt_names = san(&foreign(400)));
+    for (at, shown) in [theirs, forged].into_iter().enumerate() {
+        let name = format!("301.{DOMAIN}");
+        w.b.store.put(301, &issue(&ours, 301)).unwrap();
+        if let Ok(mut stream) = connect_tls(fake_client(Some(shown)), w.b.addr(), &name).await {
+            let read = tokio::io::AsyncReadExt::read(&mut stream, &mut [0]).await;
+            assert!(read.is_err(), "{read:?}");
+        }
+        let refused = || w.b.server.stats().failures(FailureKind::Untrusted) == at as u64 + 1;
+        eventually("it is refused as untrusted", refused).await;
+    }
+    assert_eq!(w.b.seen.count(), 0);
 }

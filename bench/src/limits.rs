@@ -56,6 +56,12 @@ pub const ALONE: Duration = Duration::from_secs(1);
 pub const RESEND: Duration = Duration::from_secs(1);
 /// All pairs must be there by then.
 pub const COLD: Duration = Duration::from_secs(60);
+/// Between two datagrams of `policy-latency`: the resolution of what it measures.
+pub const LATENCY_GAP: Duration = Duration::from_micros(500);
+/// Nothing arrives for so long, and the flow is denied: no schedule of a busy machine keeps a datagram this long.
+pub const LATENCY_SILENCE: Duration = Duration::from_millis(400);
+/// Between two changes: the agent has nothing left to do.
+pub const LATENCY_PAUSE: Duration = Duration::from_millis(100);
 /// What a flush needs to reach both kernels, with the packets already on their way.
 pub const SETTLE: Duration = Duration::from_millis(300);
 

@@ -10,6 +10,10 @@ pub const DEPTH: usize = 64;
 /// Most scalars, lists and maps of one text once its aliases are expanded ("a billion laughs" ends here).
 pub const NODES: usize = 400_000;
 
+/// Most bytes in the strings and keys of one text once its aliases are expanded: a long string that is repeated is
+/// one value each time. Four times the text is more than anybody shares.
+pub const EXPANDED_BYTES: usize = 4 * TEXT_BYTES;
+
 /// Longest string of a document that is looked at, bytes; what is longer is refused where a name is expected.
 pub const NAME_BYTES: usize = 253;
 

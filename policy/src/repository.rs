@@ -6,6 +6,7 @@
 
 mod cache;
 mod compile;
+mod ranges;
 mod refresh;
 mod store;
 mod touched;
@@ -256,6 +257,9 @@ impl Repository {
     /// A clause has come or gone.
     fn touch(&self, touched: &mut Touched, subject: u32, clause: &StoredClause) {
         let subjects = self.watched_of(self.selectors.matches(subject));
+        if subjects.is_empty() {
+            return;
+        }
         let peers = clause.peers.as_ref().map(|selectors| {
             let chosen = selectors.iter().flat_map(|id| self.selectors.matches(*id));
             chosen.copied().collect::<BTreeSet<u32>>()

@@ -121,6 +121,11 @@ fn size_depth_and_aliases_are_bounded() {
         laughs += &format!("a{level}: &a{level} [{}]\n", vec![alias; 10].join(", "));
     }
     assert!(fault(&laughs).1.contains("aliases expanded"));
+    // Few values, each of them long: three hundred thousand times a megabyte.
+    let long = format!("a: &a {}\nb: [{}]\n", "x".repeat(1 << 20), vec!["*a"; 300_000].join(","));
+    assert!(fault(&long).1.contains("bytes of text, aliases expanded"));
+    let keys = format!("a: &a {{{}: 1}}\nb: [{}]\n", "x".repeat(1000), vec!["*a"; 100_000].join(","));
+    assert!(fault(&keys).1.contains("bytes of text, aliases expanded"));
 }
 
 /// YAML-shaped noise: the characters that mean something, more often than the rest.

@@ -13,6 +13,7 @@ use crate::{build, sh};
 const ALL: &[&str] = &[
     "datapath",
     "policy-scale",
+    "policy-latency",
     "handshakes",
     "first-connection",
     "first-datagram",

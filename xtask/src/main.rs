@@ -7,6 +7,7 @@ mod build;
 mod build_ebpf;
 mod ci;
 mod deps;
+mod fuzz;
 mod limits;
 mod peers;
 mod rooms;
@@ -48,6 +49,17 @@ enum Task {
     Deps,
     /// Print the budgets of functions, files, comments and tests against the tree
     Size,
+    /// Feed documents that mean harm to what reads them, on one core and at the lowest priority
+    Fuzz {
+        /// What is fuzzed
+        target: fuzz::Target,
+        /// For how long
+        #[arg(long, default_value_t = 30)]
+        minutes: u32,
+        /// Another seed, other documents
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// Run one benchmark, or `all` into bench/RESULTS.md
     Bench {
         /// Its name, or `all`
@@ -82,6 +94,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Ci => ci::ci(),
         Task::Deps => deps::run(),
         Task::Size => size::run(),
+        Task::Fuzz { target, minutes, seed } => fuzz::run(target, minutes, seed),
         Task::Bench { name, .. } if name == "all" => bench::all(),
         Task::Bench { name, json, arguments } => bench::one(&name, json, &arguments),
     }

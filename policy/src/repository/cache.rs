@@ -1,13 +1,14 @@
 //! Identities, selectors, and which chooses which, kept up to date as either come and go.
 //!
-//! Neither is ever tried against all of the other: a selector is filed under one label that it demands, an
-//! identity under each label that it has.
+//! Neither is ever tried against all of the other: a selector is filed under one label that it demands and, where it
+//! demands one, the namespace; an identity under each label that it has; ranges have an index of their own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::ranges::Ranges;
 use crate::identity::reserved_labels;
 use crate::labels::{CLUSTER, Labels, POD_NAMESPACE};
 use crate::selector::{Operator, Requirement, Selector};
@@ -27,14 +28,34 @@ pub(super) struct SelectorCache {
     chosen_by: BTreeMap<u32, BTreeSet<SelectorId>>,
     ids: BTreeMap<Selector, SelectorId>,
     entries: BTreeMap<SelectorId, Entry>,
-    anchored: ByLabel,
+    anchored: BTreeMap<String, BTreeMap<String, Filed>>,
     /// Selectors that demand no label.
     adrift: BTreeSet<SelectorId>,
-    /// Selectors of ranges of addresses.
-    ranges: BTreeSet<SelectorId>,
+    ranges: Ranges,
     /// Ranges that selectors mention, exceptions included, and how often.
     nets: BTreeMap<IpNet, usize>,
     next: SelectorId,
+}
+
+/// Selectors that demand one label.
+#[derive(Debug, Default)]
+struct Filed {
+    anywhere: BTreeSet<SelectorId>,
+    /// Those that demand a namespace, too.
+    within: BTreeMap<String, BTreeSet<SelectorId>>,
+}
+
+impl Filed {
+    fn file(&mut self, id: SelectorId, namespaces: Option<&[String]>, there: bool) {
+        let Some(namespaces) = namespaces else { return put(&mut self.anywhere, id, there) };
+        for namespace in namespaces {
+            let selectors = self.within.entry(namespace.clone()).or_default();
+            put(selectors, id, there);
+            if selectors.is_empty() {
+                self.within.remove(namespace);
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -81,21 +102,25 @@ impl SelectorCache {
 
     /// Files a selector where identities will look for it, or takes it out.
     fn file(&mut self, id: SelectorId, selector: &Selector, there: bool) {
-        let put = |set: &mut BTreeSet<SelectorId>| if there { set.insert(id) } else { set.remove(&id) };
         match selector {
             Selector::Cidr { net, except, .. } => {
-                put(&mut self.ranges);
+                self.ranges.file(id, *net, there);
                 for net in except.iter().chain([net]) {
                     count(&mut self.nets, *net, there);
                 }
             }
             Selector::Group { .. } => {}
             Selector::Labels(requirements) => match anchor(requirements) {
-                None => drop(put(&mut self.adrift)),
+                None => put(&mut self.adrift, id, there),
                 Some((key, values)) => {
+                    let namespaces = demanded(requirements, POD_NAMESPACE).filter(|_| key != POD_NAMESPACE);
                     let by_value = self.anchored.entry(key.to_owned()).or_default();
                     for value in values {
-                        put(by_value.entry(value.clone()).or_default());
+                        let filed = by_value.entry(value.clone()).or_default();
+                        filed.file(id, namespaces, there);
+                        if filed.anywhere.is_empty() && filed.within.is_empty() {
+                            by_value.remove(value);
+                        }
                     }
                 }
             },
@@ -107,7 +132,7 @@ impl SelectorCache {
         let by_labels = |identity: &u32| self.identities.get(identity).is_some_and(|l| selector.matches(l));
         let mut found: BTreeSet<u32> = match selector {
             Selector::Group { .. } => BTreeSet::new(),
-            Selector::Cidr { .. } => self.identities.keys().copied().filter(by_labels).collect(),
+            Selector::Cidr { net, .. } => self.ranges.outside(*net).filter(by_labels).collect(),
             Selector::Labels(requirements) => {
                 let candidates = requirements.iter().filter_map(|r| self.candidates(r));
                 match candidates.min_by_key(|sets| sets.iter().map(|set| set.len()).sum::<usize>()) {
@@ -116,9 +141,10 @@ impl SelectorCache {
                 }
             }
         };
-        if selector.is_about_addresses() {
-            let inside = self.addresses.iter().filter(|(_, pods)| selector.matches_addresses(*pods));
-            found.extend(inside.map(|(identity, _)| *identity));
+        if let Selector::Cidr { net, .. } = selector
+            && selector.is_about_addresses()
+        {
+            found.extend(self.ranges.pods(*net).filter(|identity| self.is_inside(selector, *identity)));
         }
         found
     }
@@ -150,9 +176,7 @@ impl SelectorCache {
     /// Takes a new or relabelled identity in; returns the selectors that choose it and did not, or the reverse.
     pub(super) fn upsert(&mut self, identity: u32, labels: Labels) -> BTreeSet<SelectorId> {
         let mut chosen = self.choosers(&labels);
-        if let Some(pods) = self.addresses.get(&identity) {
-            chosen.append(&mut self.by_addresses(pods));
-        }
+        chosen.append(&mut self.by_addresses(identity));
         if let Some(old) = self.identities.insert(identity, labels.clone()) {
             self.register(identity, &old, false);
         }
@@ -163,7 +187,9 @@ impl SelectorCache {
     /// Takes an identity out; returns the selectors that chose it.
     pub(super) fn remove(&mut self, identity: u32) -> Option<BTreeSet<SelectorId>> {
         let old = self.identities.remove(&identity)?;
-        self.addresses.remove(&identity);
+        if let Some(pods) = self.addresses.remove(&identity) {
+            self.ranges.register_pods(identity, &pods, false);
+        }
         self.register(identity, &old, false);
         let changed = self.chosen(identity, BTreeSet::new());
         self.chosen_by.remove(&identity);
@@ -172,41 +198,51 @@ impl SelectorCache {
 
     /// Says where the pods of an identity are; returns the selectors that choose it and did not, or the reverse.
     pub(super) fn set_addresses(&mut self, identity: u32, pods: PodAddresses) -> BTreeSet<SelectorId> {
-        if self.addresses.get(&identity).unwrap_or(&PodAddresses::new()) == &pods {
-            return BTreeSet::new();
+        let before = self.addresses.remove(&identity).unwrap_or_default();
+        let same = before == pods;
+        if !same {
+            self.ranges.register_pods(identity, &before, false);
+            self.ranges.register_pods(identity, &pods, true);
         }
-        let Some(labels) = self.identities.get(&identity) else {
-            self.addresses.insert(identity, pods);
+        self.addresses.insert(identity, pods);
+        let (false, Some(labels)) = (same, self.identities.get(&identity)) else {
             return BTreeSet::new();
         };
         // Only ranges look at addresses.
         let mut chosen = self.chosen_by.get(&identity).cloned().unwrap_or_default();
-        let by_labels = |id: &SelectorId| self.entries.get(id).is_some_and(|e| e.selector.matches(labels));
-        chosen.retain(|id| !self.ranges.contains(id) || by_labels(id));
-        chosen.append(&mut self.by_addresses(&pods));
-        self.addresses.insert(identity, pods);
+        let still = |entry: &Entry| match &entry.selector {
+            Selector::Cidr { .. } => entry.selector.matches(labels),
+            Selector::Labels(_) | Selector::Group { .. } => true,
+        };
+        chosen.retain(|id| self.entries.get(id).is_some_and(still));
+        chosen.extend(self.by_addresses(identity));
         self.chosen(identity, chosen)
     }
 
-    fn by_addresses(&self, pods: &PodAddresses) -> BTreeSet<SelectorId> {
-        let inside = |id: &&SelectorId| {
-            self.entries.get(id).is_some_and(|entry| entry.selector.matches_addresses(pods))
-        };
-        self.ranges.iter().filter(inside).copied().collect()
+    /// The selectors that choose an identity by where its pods are.
+    fn by_addresses(&self, identity: u32) -> BTreeSet<SelectorId> {
+        let Some(pods) = self.addresses.get(&identity) else { return BTreeSet::new() };
+        let inside =
+            |id: &SelectorId| self.entries.get(id).is_some_and(|e| e.selector.matches_addresses(pods));
+        self.ranges.around_pods(pods).filter(inside).collect()
     }
 
     /// The selectors that choose an identity with these labels.
     fn choosers(&self, labels: &Labels) -> BTreeSet<SelectorId> {
-        let anchored = labels.iter().filter_map(|label| self.anchored.get(&label.key)?.get(&label.value));
-        let has_range = labels.cidrs().next().is_some();
-        let ranges = has_range.then_some(&self.ranges).into_iter().flatten();
-        let tried = anchored.flatten().chain(&self.adrift).chain(ranges);
+        let filed = labels.iter().filter_map(|label| self.anchored.get(&label.key)?.get(&label.value));
+        let anchored = filed.flat_map(|filed| {
+            let namespaces = labels.with_key(POD_NAMESPACE);
+            let within = namespaces.filter_map(|namespace| filed.within.get(&namespace.value));
+            within.flatten().chain(&filed.anywhere)
+        });
+        let tried = anchored.chain(&self.adrift).copied().chain(self.ranges.around_labels(labels));
         let chooses =
-            |id: &&SelectorId| self.entries.get(id).is_some_and(|entry| entry.selector.matches(labels));
-        tried.filter(chooses).copied().collect()
+            |id: &SelectorId| self.entries.get(id).is_some_and(|entry| entry.selector.matches(labels));
+        tried.filter(chooses).collect()
     }
 
     fn register(&mut self, identity: u32, labels: &Labels, there: bool) {
+        self.ranges.register(identity, labels, there);
         for label in labels.iter() {
             let by_value = self.residents.entry(label.key.clone()).or_default();
             let residents = by_value.entry(label.value.clone()).or_default();
@@ -280,6 +316,22 @@ fn anchor(requirements: &[Requirement]) -> Option<(&str, &[String])> {
     match &found.operator {
         Operator::In(values) => Some((&found.key, values)),
         _ => None,
+    }
+}
+
+/// The values one of which a label of this key must have.
+fn demanded<'a>(requirements: &'a [Requirement], key: &str) -> Option<&'a [String]> {
+    requirements.iter().find_map(|requirement| match &requirement.operator {
+        Operator::In(values) if requirement.key == key => Some(values.as_slice()),
+        _ => None,
+    })
+}
+
+fn put(set: &mut BTreeSet<SelectorId>, id: SelectorId, there: bool) {
+    if there {
+        set.insert(id);
+    } else {
+        set.remove(&id);
     }
 }
 

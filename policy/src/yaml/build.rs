@@ -9,19 +9,38 @@ use serde_json::{Map, Value};
 use super::{Document, LineMap, SyntaxError, scalar};
 use crate::limits;
 
-/// A finished value: what it says, where, and how many values it holds, itself included.
+/// A finished value: what it says, where, and how much it is.
 #[derive(Clone)]
 struct Node {
     value: Value,
     lines: LineMap,
+    size: Size,
+}
+
+/// How many values something holds, itself included, and how many bytes their strings and keys have.
+#[derive(Clone, Copy, Default)]
+struct Size {
     nodes: usize,
+    bytes: usize,
+}
+
+impl Size {
+    /// A value of its own, without what is in it.
+    const fn of(text: &str) -> Self {
+        Self { nodes: 1, bytes: text.len() }
+    }
+
+    fn add(&mut self, more: Self) {
+        self.nodes = self.nodes.saturating_add(more.nodes);
+        self.bytes = self.bytes.saturating_add(more.bytes);
+    }
 }
 
 /// A list or map that is not finished.
 struct Open {
     anchor: usize,
     line: u32,
-    nodes: usize,
+    size: Size,
     kind: OpenKind,
 }
 
@@ -40,7 +59,7 @@ struct Key {
 struct Builder {
     open: Vec<Open>,
     anchors: BTreeMap<usize, Node>,
-    total: usize,
+    total: Size,
     done: Vec<Document>,
 }
 
@@ -79,7 +98,7 @@ impl Builder {
                 let node = self.anchors.get(&anchor);
                 let node =
                     node.cloned().ok_or_else(|| error(line, "an alias to a value that is not finished"))?;
-                self.count(node.nodes, line)?;
+                self.count(node.size, line)?;
                 self.finished(node, 0)
             }
             Event::Scalar(text, style, anchor, tag) => {
@@ -98,10 +117,14 @@ impl Builder {
         }
     }
 
-    fn count(&mut self, nodes: usize, line: u32) -> Result<(), SyntaxError> {
-        self.total = self.total.saturating_add(nodes);
-        if self.total > limits::NODES {
+    fn count(&mut self, more: Size, line: u32) -> Result<(), SyntaxError> {
+        self.total.add(more);
+        if self.total.nodes > limits::NODES {
             return Err(error(line, format!("more than {} values, aliases expanded", limits::NODES)));
+        }
+        if self.total.bytes > limits::EXPANDED_BYTES {
+            let most = limits::EXPANDED_BYTES;
+            return Err(error(line, format!("more than {most} bytes of text, aliases expanded")));
         }
         Ok(())
     }
@@ -126,8 +149,9 @@ impl Builder {
             None => Ok(Value::String(text.to_owned())),
         };
         let value = value.map_err(|message| error(line, message))?;
-        self.count(1, line)?;
-        self.finished(Node { value, lines: LineMap::leaf(line), nodes: 1 }, anchor)
+        let size = Size::of(text);
+        self.count(size, line)?;
+        self.finished(Node { value, lines: LineMap::leaf(line), size }, anchor)
     }
 
     fn expects_key(&self) -> bool {
@@ -135,12 +159,15 @@ impl Builder {
     }
 
     fn key(&mut self, text: &str, style: ScalarStyle, line: u32) -> Result<(), SyntaxError> {
-        if let Some(Open { kind: OpenKind::Map { key, values, .. }, .. }) = self.open.last_mut() {
+        if let Some(Open { kind: OpenKind::Map { key, values, .. }, size: open, .. }) = self.open.last_mut() {
             if values.contains_key(text) {
                 return Err(error(line, format!("the key {text:?} is given twice")));
             }
             let merge = text == "<<" && style == ScalarStyle::Plain;
             *key = Some(Key { text: text.to_owned(), line, merge });
+            let size = Size { nodes: 0, bytes: text.len() };
+            open.add(size);
+            self.count(size, line)?;
         }
         Ok(())
     }
@@ -152,8 +179,9 @@ impl Builder {
         if self.open.len() >= limits::DEPTH {
             return Err(error(line, format!("nested more than {} deep", limits::DEPTH)));
         }
-        self.count(1, line)?;
-        self.open.push(Open { anchor, line, nodes: 1, kind });
+        let size = Size::of("");
+        self.count(size, line)?;
+        self.open.push(Open { anchor, line, size, kind });
         Ok(())
     }
 
@@ -161,19 +189,19 @@ impl Builder {
         let Some(open) = self.open.pop() else {
             return Err(error(line, "the end of something that was not begun"));
         };
-        let (anchor, nodes) = (open.anchor, open.nodes);
+        let (anchor, size) = (open.anchor, open.size);
         let (value, lines) = match open.kind {
             OpenKind::List(values, lines) => (Value::Array(values), LineMap::items(open.line, lines)),
             OpenKind::Map { values, lines, merged, .. } => merge(values, lines, merged, open.line),
         };
-        self.finished(Node { value, lines, nodes }, anchor)
+        self.finished(Node { value, lines, size }, anchor)
     }
 
     /// Puts a finished value where it belongs.
     fn finished(&mut self, node: Node, anchor: usize) -> Result<(), SyntaxError> {
         if anchor != 0 {
+            self.count(node.size, node.lines.line().unwrap_or(1))?;
             self.anchors.insert(anchor, node.clone());
-            self.count(node.nodes, node.lines.line().unwrap_or(1))?;
         }
         let Some(open) = self.open.last_mut() else {
             if !node.value.is_null() {
@@ -181,7 +209,7 @@ impl Builder {
             }
             return Ok(());
         };
-        open.nodes += node.nodes;
+        open.size.add(node.size);
         match &mut open.kind {
             OpenKind::List(values, lines) => {
                 values.push(node.value);
@@ -213,7 +241,7 @@ fn push_merged(merged: &mut Vec<Node>, node: Node, line: u32) -> Result<(), Synt
         Value::Array(values) if values.iter().all(Value::is_object) => {
             for (index, value) in values.into_iter().enumerate() {
                 let lines = node.lines.item(index).cloned().unwrap_or_default();
-                merged.push(Node { value, lines, nodes: 0 });
+                merged.push(Node { value, lines, size: Size::default() });
             }
         }
         _ => return Err(error(line, "`<<` merges maps only")),

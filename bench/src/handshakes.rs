@@ -1,5 +1,10 @@
 //! `handshakes`: 100 identities against 100, 10,000 fresh pairs: how fast all are proved from cold, how long one
 //! waits when 2,000 come per second, and what the agents' memory is then.
+//!
+//! How fast the machine is changes from minute to minute, so the same library alone is measured beside it, and
+//! the waiting is measured once more at the rate that belongs to that.
+
+mod memory;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -12,7 +17,7 @@ use countersign_e2e::udp::{self, Receiver};
 use countersign_e2e::world::{World, WorldOptions};
 use serde::Serialize;
 
-use crate::limits::{COLD, HANDSHAKE_PODS, OFFERED_RATE, QUIET, RESEND};
+use crate::limits::{ALONE, COLD, HANDSHAKE_PODS, OF_ONE_CORE, OFFERED_RATE, QUIET, RESEND};
 use crate::report::{self, ms};
 use crate::scene::{self, Group};
 
@@ -26,6 +31,12 @@ struct Report {
     p50_ms: f64,
     p99_ms: f64,
     rss_mib: f64,
+    rss_idle_mib: f64,
+    alone_per_s_and_core: f64,
+    ratio_to_alone: f64,
+    scaled_rate_per_s: f64,
+    scaled_p50_ms: f64,
+    scaled_p99_ms: f64,
 }
 
 /// Both parts, and memory before and after.
@@ -34,17 +45,34 @@ pub fn run(json: bool) -> Result<()> {
         scene::up(WorldOptions::new("benchhs")?, &[CLIENTS, SERVERS], vec![scene::required(&["UDP/9002"])])?;
     let idle = rss(&world)?;
     let stage = Stage::new(&world)?;
+    let before = memory::per_core(ALONE)?;
     scene::flush(&world)?;
     let cold = stage.cold()?;
+    let alone = (before + memory::per_core(ALONE)?) / 2.0;
     scene::flush(&world)?;
-    let paced = stage.paced()?;
+    let paced = stage.paced(f64::from(OFFERED_RATE))?;
     let live = rss(&world)?;
-    print(&stage, &cold, &paced, idle, live);
-    let pairs_per_s = rounded(stage.pairs() as f64 / cold.took.as_secs_f64());
-    let (p50_ms, p99_ms) = (rounded(paced.latencies.p50()), rounded(paced.latencies.p99()));
-    report::json(json, &Report { pairs_per_s, p50_ms, p99_ms, rss_mib: rounded(live) })?;
-    if paced.lost > 0 {
-        bail!("{} of the paced datagrams were lost", paced.lost);
+    scene::flush(&world)?;
+    let scaled_rate = memory::per_core(ALONE)? * OF_ONE_CORE;
+    let scaled = stage.paced(scaled_rate)?;
+    let pairs_per_s = stage.pairs() as f64 / cold.took.as_secs_f64();
+    let report = Report {
+        pairs_per_s: rounded(pairs_per_s),
+        p50_ms: rounded(paced.latencies.p50()),
+        p99_ms: rounded(paced.latencies.p99()),
+        rss_mib: rounded(live),
+        rss_idle_mib: rounded(idle),
+        alone_per_s_and_core: rounded(alone),
+        ratio_to_alone: rounded(pairs_per_s / alone),
+        scaled_rate_per_s: rounded(scaled_rate),
+        scaled_p50_ms: rounded(scaled.latencies.p50()),
+        scaled_p99_ms: rounded(scaled.latencies.p99()),
+    };
+    let lost = paced.lost + scaled.lost;
+    print(&stage, &cold, &report, lost);
+    report::json(json, &report)?;
+    if lost > 0 {
+        bail!("{lost} of the paced datagrams were lost");
     }
     Ok(())
 }
@@ -115,11 +143,11 @@ impl Stage {
         bail!("{} of {} pairs are not proved after {COLD:?}", waiting.len(), self.pairs())
     }
 
-    fn paced(&self) -> Result<Paced> {
+    fn paced(&self, rate: f64) -> Result<Paced> {
         self.receiver.take();
         let start = probe::now();
         for (number, pair) in (0_u32..).zip(0..self.pairs()) {
-            udp::sleep_until(start + Duration::from_secs(1) / OFFERED_RATE * number);
+            udp::sleep_until(start + Duration::from_secs_f64(f64::from(number) / rate));
             self.send(pair, 0)?;
         }
         let arrived = self.receiver.wait(self.pairs() as u64, QUIET);
@@ -137,21 +165,29 @@ fn rss(world: &World) -> Result<f64> {
     Ok(largest)
 }
 
-fn print(stage: &Stage, cold: &Cold, paced: &Paced, idle: f64, live: f64) {
-    let seconds = cold.took.as_secs_f64();
-    let pairs = stage.pairs();
+fn print(stage: &Stage, cold: &Cold, report: &Report, lost: u64) {
     println!();
     let mut table = report::table(&["handshakes", "result"]);
-    table.add_row(["pairs".to_owned(), pairs.to_string()]);
+    table.add_row(["pairs".to_owned(), stage.pairs().to_string()]);
     table.add_row([
         "all proved from cold, s".to_owned(),
-        format!("{seconds:.2} (sent {} times)", cold.rounds),
+        format!("{:.2} (sent {} times)", cold.took.as_secs_f64(), cold.rounds),
     ]);
-    table.add_row(["pairs/s from cold".to_owned(), format!("{:.0}", pairs as f64 / seconds)]);
-    table.add_row([format!("p50 ms at {OFFERED_RATE} pairs/s"), ms(paced.latencies.p50())]);
-    table.add_row([format!("p99 ms at {OFFERED_RATE} pairs/s"), ms(paced.latencies.p99())]);
-    table.add_row(["lost at that rate".to_owned(), paced.lost.to_string()]);
-    table.add_row(["agent, RSS MiB before".to_owned(), format!("{idle:.1}")]);
-    table.add_row(["agent, RSS MiB with all pairs".to_owned(), format!("{live:.1}")]);
+    table.add_row(["pairs/s from cold".to_owned(), format!("{:.0}", report.pairs_per_s)]);
+    table.add_row([
+        "rustls alone, in memory, handshakes/s and core".to_owned(),
+        format!("{:.0}", report.alone_per_s_and_core),
+    ]);
+    table.add_row([format!("ratio (aim {OF_ONE_CORE:.2})"), format!("{:.2}", report.ratio_to_alone)]);
+    for (rate, p50, p99) in [
+        (f64::from(OFFERED_RATE), report.p50_ms, report.p99_ms),
+        (report.scaled_rate_per_s, report.scaled_p50_ms, report.scaled_p99_ms),
+    ] {
+        table.add_row([format!("p50 ms at {rate:.0} pairs/s"), ms(p50)]);
+        table.add_row([format!("p99 ms at {rate:.0} pairs/s"), ms(p99)]);
+    }
+    table.add_row(["lost at those rates".to_owned(), lost.to_string()]);
+    table.add_row(["agent, RSS MiB before".to_owned(), format!("{:.1}", report.rss_idle_mib)]);
+    table.add_row(["agent, RSS MiB with all pairs".to_owned(), format!("{:.1}", report.rss_mib)]);
     println!("{table}");
 }

@@ -118,6 +118,7 @@ fn request(pair: usize, addr: std::net::SocketAddr) -> Result<Request> {
         assertions: vec![Assertion { ip: [10, 0, 1, 1].into(), generation: 1 }],
         not_after: u64::MAX,
         disowned: Vec::new(),
+        tunnel: None,
     })
 }
 

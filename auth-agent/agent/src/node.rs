@@ -13,6 +13,7 @@ mod order;
 mod park;
 mod places;
 mod policy;
+mod preshared;
 mod registrar;
 mod spire;
 mod svids;
@@ -52,6 +53,7 @@ use self::encryption::Encryption;
 use self::endpoint::Waiting;
 use self::observe::Names;
 use self::order::Order;
+use self::preshared::LastWord;
 use self::svids::Svids;
 use self::told::Told;
 
@@ -85,6 +87,7 @@ pub struct Node {
     servers: Vec<handshake::Server>,
     dialled: mpsc::Sender<Dialled>,
     inbound: mpsc::Sender<Inbound>,
+    last_words: mpsc::Sender<LastWord>,
     encryption: Encryption,
     watched_uplink: u32,
     flows: Store,
@@ -105,6 +108,7 @@ pub struct Inputs {
     tap: Arc<AsyncFd<Tap>>,
     dialled: mpsc::Receiver<Dialled>,
     inbound: mpsc::Receiver<Inbound>,
+    last_words: mpsc::Receiver<LastWord>,
     svids: mpsc::Receiver<countersign_spire::Update>,
     requests: mpsc::Receiver<Request>,
 }
@@ -131,6 +135,7 @@ impl Node {
         let (svids, updates) = Svids::open(&config).await?;
         let (dialled, dialled_in) = mpsc::channel(limits::HANDSHAKE_RESULTS);
         let (inbound, inbound_in) = mpsc::channel(limits::INBOUND);
+        let (last_words, last_words_in) = mpsc::channel(limits::INBOUND);
         let encryption = Encryption::open(&config).await?;
         let run_file = |name: &str| StateFile::new(&config.run_dir, name);
         let mut node = Self {
@@ -154,6 +159,7 @@ impl Node {
             servers: Vec::new(),
             dialled,
             inbound,
+            last_words,
             encryption,
             watched_uplink: 0,
             flows: Store::new(countersign_flows::limits::DEFAULT_CAPACITY),
@@ -177,6 +183,7 @@ impl Node {
             tap,
             dialled: dialled_in,
             inbound: inbound_in,
+            last_words: last_words_in,
             svids: updates,
             requests,
         };
@@ -201,6 +208,9 @@ impl Node {
                 count = inputs.inbound.recv_many(&mut clients, limits::RESULTS_PER_TURN) => {
                     anyhow::ensure!(count > 0, "the handshake server is gone");
                     clients.drain(..).for_each(|client| self.accept(client));
+                }
+                word = inputs.last_words.recv() => {
+                    self.last_word(word.context("the handshake server is gone")?);
                 }
                 ready = inputs.tap.readable() => {
                     let mut ready = ready?;

@@ -43,6 +43,7 @@ fn request(server: &Server) -> Request {
         assertions: vec![],
         not_after: u64::MAX,
         disowned: Vec::new(),
+        tunnel: None,
     }
 }
 

@@ -17,7 +17,8 @@ struct Share {
 /// the oldest of all.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    records: BTreeMap<Pair, Record>,
+    /// Boxed: a map of some hundred bytes each would move kilobytes at every insertion.
+    records: BTreeMap<Pair, Box<Record>>,
     shares: BTreeMap<u32, Share>,
     failed_of: BTreeSet<(u32, u64, Pair)>,
     failed: BTreeSet<(u64, Pair)>,
@@ -26,16 +27,16 @@ pub(crate) struct Table {
 
 impl Table {
     pub(crate) fn get(&self, key: Pair) -> Option<&Record> {
-        self.records.get(&key)
+        self.records.get(&key).map(Box::as_ref)
     }
 
     /// The record for changes that no account depends on; the others are methods of the table.
     pub(crate) fn get_mut(&mut self, key: Pair) -> Option<&mut Record> {
-        self.records.get_mut(&key)
+        self.records.get_mut(&key).map(Box::as_mut)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Pair, &Record)> {
-        self.records.iter().map(|(key, record)| (*key, record))
+        self.records.iter().map(|(key, record)| (*key, record.as_ref()))
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -72,14 +73,14 @@ impl Table {
     /// Adds a record, after [`Self::room`].
     pub(crate) fn insert(&mut self, key: Pair, record: Record) {
         self.shares.entry(record.owner).or_default().unproven += 1;
-        self.records.insert(key, record);
+        self.records.insert(key, Box::new(record));
     }
 
     pub(crate) fn remove(&mut self, key: Pair) -> Option<Record> {
         self.unmark_failed(key);
         let record = self.records.remove(&key)?;
         self.count(record.owner, record.is_live(), false);
-        Some(record)
+        Some(*record)
     }
 
     /// Sets or takes away the proof; returns the one before.

@@ -142,7 +142,6 @@ fn a_second_leaf_behind_the_first_refuses_the_chain() {
 fn size_is_refused_before_anything_is_parsed() {
     let root = Maker::root(ca_params("root"));
     let leaf = root.leaf(&leaf_params(ID));
-    let began = Instant::now();
     let mut long = vec![leaf.clone()];
     long.extend(std::iter::repeat_n(root.der.clone(), 10_000));
     assert_eq!(defect(verify(&long, &root.bundle())), Defect::TooMany(10_001));
@@ -152,11 +151,10 @@ fn size_is_refused_before_anything_is_parsed() {
     let wide = vec![vec![0x30; MAX_CERTIFICATE_BYTES]; MAX_CHAIN_CERTIFICATES];
     assert_eq!(defect(verify(&wide, &root.bundle())), Defect::TooLarge(MAX_CERTIFICATE_BYTES));
     assert_eq!(defect(verify(&[], &root.bundle())), Defect::EmptyChain);
-    assert!(began.elapsed() < Duration::from_millis(50), "{:?}", began.elapsed());
 }
 
 #[test]
-fn the_worst_chain_within_the_limits_takes_no_time() {
+fn the_worst_chain_within_the_limits_comes_to_an_end() {
     // Authorities that all have the same name and none of which signed the leaf: every one is a
     // candidate at every level, and so is every anchor.
     let roots: Vec<Maker> = (0..MAX_BUNDLE_AUTHORITIES).map(|_| Maker::root(ca_params("same"))).collect();
@@ -169,7 +167,8 @@ fn the_worst_chain_within_the_limits_takes_no_time() {
     let refused = verify(&chain, &bundle);
     let took = began.elapsed();
     assert!(refused.is_err(), "{refused:?}");
-    assert!(took < Duration::from_millis(50), "{took:?}");
+    // Some milliseconds, and on a loaded machine more. To try every way through them would take hours.
+    assert!(took < Duration::from_secs(20), "{took:?}");
 }
 
 #[test]

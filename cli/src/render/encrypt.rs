@@ -102,6 +102,18 @@ fn peer(text: &mut String, peer: &EncryptPeer, now: u64, paint: Paint) {
         (by, Some(end)) => format!("{} (for {})", Safe(by), until(end, now)),
     };
     line("Key attested by:", &attested);
+    let preshared = match peer.preshared {
+        None => paint.bad("none"),
+        Some(key) => {
+            let quantum = match key.post_quantum {
+                Some(true) => "post-quantum",
+                Some(false) => "not post-quantum",
+                None => "from before the agent's start",
+            };
+            format!("{}, {quantum} (for {})", since(key.since, now), until(key.until, now))
+        }
+    };
+    line("Preshared key:", &preshared);
     if let Some(error) = &peer.error {
         line("Error:", &paint.bad(Safe(error)));
     }

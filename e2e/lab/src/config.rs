@@ -1,7 +1,7 @@
 //! What a lab was asked to be: `lab.json`, and the index that its addresses come from.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -226,16 +226,20 @@ pub fn all_labs() -> Vec<LabName> {
 /// # Errors
 /// Needs root.
 pub fn lock_all() -> Result<Flock<File>> {
-    fs::create_dir_all(ROOT).with_context(|| format!("make {ROOT} (root is needed)"))?;
     let path = Paths::all_labs_lock();
+    let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
     loop {
-        let file = File::create(&path)?;
+        // The last lab to go deletes the directory, at any moment until the lock is held.
+        let made = fs::create_dir_all(ROOT).and_then(|()| File::create(&path));
+        let file = match made {
+            Err(error) if gone(&error) => continue,
+            made => made.with_context(|| format!("make {} (root is needed)", path.display()))?,
+        };
         let lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
         // The last lab to go deletes the file: a lock on a deleted one guards nothing.
         if same_file(&lock, &path) {
             return Ok(lock);
         }
-        fs::create_dir_all(ROOT)?;
     }
 }
 

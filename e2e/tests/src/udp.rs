@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -11,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use countersign_lab::ns::Space;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Socket, Type};
 
@@ -20,6 +19,8 @@ use crate::sequence::Ledger;
 
 /// What a socket may hold back: enough for every pair's burst at once.
 const BUFFER: usize = 4 << 20;
+/// Sockets taken from one look.
+const READY: usize = 64;
 
 /// A socket in the pod's namespace, bound to `port` of every address, both families.
 ///
@@ -75,8 +76,9 @@ impl Receiver {
         let stop = Arc::new(AtomicBool::new(false));
         let (shared, stopped) = (received.clone(), stop.clone());
         let thread = std::thread::spawn(move || {
+            let watch = Watch::new(&sockets);
             while !stopped.load(Ordering::Relaxed) {
-                for socket in readable(&sockets) {
+                for socket in watch.readable() {
                     drain(socket, &shared);
                 }
             }
@@ -133,11 +135,27 @@ fn lock(received: &Mutex<Received>) -> MutexGuard<'_, Received> {
     received.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn readable(sockets: &[UdpSocket]) -> impl Iterator<Item = &UdpSocket> {
-    let mut polled: Vec<PollFd> = sockets.iter().map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN)).collect();
-    let ready = poll(&mut polled, PollTimeout::from(50_u8)).unwrap_or(0);
-    let flags: Vec<bool> = polled.iter().map(|p| ready > 0 && p.any() == Some(true)).collect();
-    sockets.iter().zip(flags).filter_map(|(socket, ready)| ready.then_some(socket))
+/// Sockets, and who of them has something: the cost is that of those that have, however many there are.
+struct Watch<'a> {
+    sockets: &'a [UdpSocket],
+    epoll: Epoll,
+}
+
+impl<'a> Watch<'a> {
+    fn new(sockets: &'a [UdpSocket]) -> Self {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).expect("an epoll descriptor");
+        for (index, socket) in (0_u64..).zip(sockets) {
+            epoll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, index)).expect("a socket to watch");
+        }
+        Self { sockets, epoll }
+    }
+
+    fn readable(&self) -> impl Iterator<Item = &'a UdpSocket> {
+        let mut ready = [EpollEvent::empty(); READY];
+        let count = self.epoll.wait(&mut ready, EpollTimeout::from(50_u8)).unwrap_or(0);
+        let sockets = self.sockets;
+        ready.into_iter().take(count).filter_map(|event| sockets.get(event.data() as usize))
+    }
 }
 
 fn drain(socket: &UdpSocket, shared: &Mutex<Received>) {

@@ -1,9 +1,10 @@
 //! The task that owns the device, and the handle to it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use countersign_wg_proto::{Desired, Goal, Op, PublicKey, plan};
+use countersign_wg_proto::{Desired, Goal, Op, PresharedKey, PublicKey, plan};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
@@ -83,6 +84,7 @@ enum Command {
     SetPeers(Box<Desired>, oneshot::Sender<Result<(), Problems>>),
     Reconcile(oneshot::Sender<Result<(), Problems>>),
     Status(oneshot::Sender<Status>),
+    PresharedKeys(oneshot::Sender<BTreeMap<PublicKey, PresharedKey>>),
 }
 
 impl Manager {
@@ -119,6 +121,11 @@ impl Manager {
     /// Compare and repair at once, rather than at the next turn.
     pub async fn reconcile(&self) -> Result<(), Error> {
         Ok(self.ask(Command::Reconcile).await??)
+    }
+
+    /// The preshared keys that the device has; none while it does not answer.
+    pub async fn preshared_keys(&self) -> Result<BTreeMap<PublicKey, PresharedKey>, Error> {
+        self.ask(Command::PresharedKeys).await
     }
 
     /// The device as it is now.
@@ -192,6 +199,9 @@ impl Keeper {
             }
             Command::Reconcile(reply) => {
                 let _ = reply.send(self.turn().await);
+            }
+            Command::PresharedKeys(reply) => {
+                let _ = reply.send(self.preshared_keys().await);
             }
             Command::Status(reply) => {
                 let _ = reply.send(self.status().await);
@@ -268,6 +278,12 @@ impl Keeper {
 
     fn problems(&self) -> Vec<String> {
         self.failures.iter().chain(&self.goal.problems).cloned().collect()
+    }
+
+    async fn preshared_keys(&self) -> BTreeMap<PublicKey, PresharedKey> {
+        let Ok(observed) = self.uapi.get().await else { return BTreeMap::new() };
+        let peers = observed.device.peers.into_iter();
+        peers.filter_map(|(key, peer)| Some((key, peer.preshared_key?))).collect()
     }
 
     async fn status(&self) -> Status {

@@ -6,6 +6,9 @@
 //!   before. Nothing else in the workspace makes that type.
 //! - [`plan`] turns "desired" and "observed" into operations in an order that never takes an address away
 //!   before its new owner has it; applying them reaches the desired state, and a second plan is empty.
+//! - [`Agreements`]: two nodes whose messages are lost in any way have the same preshared key again as soon as
+//!   one handshake between them is not disturbed, and neither uses one that it does not know the other to have
+//!   been given.
 //! - Parsers ([`uapi`], [`Announcement::decode`]) are bounded and total: any input gives a value or an
 //!   error, never a panic.
 //! - Secrets are wiped when dropped and never appear in `Debug`.
@@ -13,6 +16,7 @@
 //! Nothing here reads a clock, a file, a socket or a random source.
 #![forbid(unsafe_code)]
 
+mod agreement;
 mod announcement;
 mod claims;
 mod desired;
@@ -23,6 +27,7 @@ pub mod limits;
 mod plan;
 pub mod uapi;
 
+pub use agreement::{Agreed, Agreements, Ask, Busy, InForce};
 pub use announcement::{ANNOTATION, Announcement, DecodeError, Statement};
 pub use claims::{Claims, Contested, contested};
 pub use desired::{Desired, Goal, OwnNode, RemoteNode};

@@ -23,3 +23,16 @@ pub const MAX_ALLOWED_IPS: usize = 262_144;
 pub const MAX_UAPI_MESSAGE: usize = 24 * 1024 * 1024;
 /// One line of a UAPI message: the longest is a key, `preshared_key=` and 64 digits.
 pub const MAX_UAPI_LINE: usize = 256;
+
+/// Nanoseconds of one second.
+const SECOND: u64 = 1_000_000_000;
+/// A preshared key lives an hour at most, and is agreed on anew after half of that.
+pub const PRESHARED_KEY_LIFE: u64 = 3_600 * SECOND;
+/// Nodes asked for a key at once: after a restart in a cluster of 5,000 all are through within seconds.
+pub const AGREEMENTS_AT_ONCE: usize = 64;
+/// After a first failure the other node is asked again after this.
+pub const ASK_AGAIN_FIRST: u64 = SECOND / 4;
+/// And at least this often, however often it has failed.
+pub const ASK_AGAIN_MOST: u64 = 30 * SECOND;
+/// How long a key waits for the other side's word: longer than a handshake may take in all.
+pub const CANDIDATE_LIFE: u64 = 10 * SECOND;

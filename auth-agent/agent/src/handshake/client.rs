@@ -19,6 +19,7 @@ use super::failure::{Failure, Step};
 use super::limits::{Deadlines, MAX_ASSERTIONS, MAX_OUTBOUND};
 use super::message::{self, Assertion, Hello, Refusal, Reply};
 use super::store::{SharedSvidStore, Snapshot};
+use super::tunnel::{Exported, Tunnel};
 use super::verify::ServerChain;
 
 /// What is to be proved, and to whom.
@@ -42,6 +43,8 @@ pub struct Request {
     pub not_after: u64,
     /// Identities that this node speaks for no longer, where `local_identity` is the node ([`super::NODE`]).
     pub disowned: Vec<u32>,
+    /// The tunnel that a preshared key is wanted for, likewise.
+    pub tunnel: Option<Tunnel>,
 }
 
 /// A proved pair.
@@ -56,6 +59,8 @@ pub struct Outcome {
     pub assertions: Vec<Assertion>,
     /// The other node's name as it gave it (the one asked for).
     pub remote_node: String,
+    /// The preshared key, where one was asked for.
+    pub preshared: Option<Exported>,
     /// How long it took.
     pub duration: Duration,
     /// The peer knew only mutual TLS, and closed properly: no assertions, and it did not say that it
@@ -196,8 +201,15 @@ impl Attempt {
             None => (Vec::new(), u64::MAX),
         };
         let limits = [replied, self.request.not_after, self.local_not_after, peer.not_after()];
+        let tunnel = self.request.tunnel.as_ref().filter(|_| !plain);
+        let nodes = [&*self.request.own_node, &*self.request.remote_node];
+        let preshared = tunnel
+            .map(|tunnel| tunnel.export(stream.get_ref().1, nodes))
+            .transpose()
+            .map_err(|error| Failure::from_tls(Step::Message, &error))?;
         let stream = (!plain).then(|| Box::new(stream));
         Ok(Outcome {
+            preshared,
             not_after: limits.into_iter().min().unwrap_or(0),
             peer,
             assertions,
@@ -234,6 +246,7 @@ impl Attempt {
             assertions: self.request.assertions.clone(),
             not_after: self.request.not_after.min(self.local_not_after),
             disowned: self.request.disowned.clone(),
+            tunnel: self.request.tunnel.clone(),
         };
         hello.encode()
     }

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::limits::{MAX_ASSERTIONS, MAX_DISOWNED, MAX_MESSAGE_BYTES, MAX_NODE_NAME_BYTES, PROTOCOL_VERSION};
+use super::tunnel::Tunnel;
 
 /// The messages as they are on the wire. Field numbers are the protocol: never reuse one.
 pub mod wire {
@@ -50,6 +51,26 @@ pub mod wire {
         /// Identities that the client's node speaks for no longer. Heeded if `identity` is 0, the node itself.
         #[prost(uint32, repeated, tag = "8")]
         pub disowned: Vec<u32>,
+        /// The tunnel that a preshared key is wanted for. Heeded if `identity` is 0.
+        #[prost(message, optional, tag = "9")]
+        pub tunnel: Option<Tunnel>,
+    }
+
+    /// A WireGuard tunnel between the two nodes, as the client knows it.
+    #[derive(Clone, PartialEq, Eq, prost::Message)]
+    pub struct Tunnel {
+        /// The client's public key, 32 bytes.
+        #[prost(bytes = "vec", tag = "1")]
+        pub client_key: Vec<u8>,
+        /// Its epoch.
+        #[prost(uint64, tag = "2")]
+        pub client_epoch: u64,
+        /// The server's public key, 32 bytes.
+        #[prost(bytes = "vec", tag = "3")]
+        pub server_key: Vec<u8>,
+        /// Its epoch.
+        #[prost(uint64, tag = "4")]
+        pub server_epoch: u64,
     }
 
     /// The server's answer.
@@ -146,6 +167,9 @@ pub enum MessageError {
     /// An address of neither four nor sixteen bytes, or one no endpoint can have.
     #[error("an assertion's address cannot be an endpoint's")]
     Address,
+    /// A WireGuard key of other than 32 bytes.
+    #[error("a WireGuard key is 32 bytes")]
+    WireguardKey,
     /// A node name that is empty, too long, or holds other than letters, digits, `.`, `-` and `_`.
     #[error("not a node name")]
     NodeName,
@@ -171,6 +195,8 @@ pub struct Hello {
     pub not_after: u64,
     /// Identities that its node speaks for no longer, if it is the node that speaks.
     pub disowned: Vec<u32>,
+    /// The tunnel that it wants a preshared key for, if it is the node that speaks.
+    pub tunnel: Option<Tunnel>,
 }
 
 /// A server's message, validated.
@@ -196,6 +222,7 @@ impl Hello {
             assertions: to_wire(&self.assertions),
             not_after: self.not_after,
             disowned: self.disowned.clone(),
+            tunnel: self.tunnel.as_ref().map(Tunnel::to_wire),
         })
     }
 
@@ -211,6 +238,7 @@ impl Hello {
             assertions: from_wire(&wire.assertions)?,
             not_after: wire.not_after,
             disowned: few(wire.disowned)?,
+            tunnel: wire.tunnel.as_ref().map(Tunnel::from_wire).transpose()?,
         })
     }
 }

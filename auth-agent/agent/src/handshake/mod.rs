@@ -30,6 +30,7 @@ mod server;
 mod stats;
 mod store;
 mod tls;
+mod tunnel;
 mod verify;
 
 pub use client::{Ack, Client, Outcome, Request};
@@ -42,6 +43,7 @@ pub use server::{Inbound, InboundAccept, Server, ServerConfig};
 pub use stats::ServerStats;
 pub use store::{NODE, PeerNames, SharedSvidStore, StoreError, SvidStore, UnaskableDomain, check_domain};
 pub use tls::{KeyExchange, Tls};
+pub use tunnel::{End, Exported, Tunnel};
 
 /// Seconds since the Unix epoch: certificates are checked against the wall clock.
 fn unix_now() -> u64 {

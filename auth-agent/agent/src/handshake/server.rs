@@ -24,6 +24,7 @@ use super::limits::{
 use super::message::{self, Assertion, Hello, MessageError, Refusal, Reply};
 use super::stats::ServerStats;
 use super::store::{NODE, SharedSvidStore};
+use super::tunnel::{Exported, Tunnel};
 use super::unix_now;
 use super::verify::ClientChains;
 
@@ -63,6 +64,9 @@ pub struct Inbound {
     pub assertions: Vec<Assertion>,
     /// Identities that its node speaks for no longer; empty unless it is the node that has proved itself.
     pub disowned: Vec<u32>,
+    /// The tunnel that its node wants a preshared key for, and that key; likewise only of a node. To be used when
+    /// [`InboundAccept::confirmed`] is told.
+    pub tunnel: Option<(Tunnel, Exported)>,
     /// The answer, to be given once the entry is installed. Dropped, it means `declined`.
     pub respond: oneshot::Sender<Result<InboundAccept, Refusal>>,
 }
@@ -282,13 +286,20 @@ impl Connection {
         let by_nodes = [hello.identity, hello.asked_identity].map(|number| number == NODE);
         if by_nodes == [true, false]
             || by_nodes == [false, true]
-            || (!by_nodes[0] && !hello.disowned.is_empty())
+            || (!by_nodes[0] && (!hello.disowned.is_empty() || hello.tunnel.is_some()))
         {
             return Err(Refusal::WrongIdentity);
         }
         self.check_nodes(&hello, local)?;
         let not_after = hello.not_after.min(peer.not_after()).min(local_not_after);
-        Ok(Asked { hello, peer, not_after })
+        let tunnel = match &hello.tunnel {
+            Some(tunnel) => {
+                let key = tunnel.export(session, [&hello.node, &hello.to_node]);
+                Some((tunnel.clone(), key.map_err(|_| Refusal::Declined)?))
+            }
+            None => None,
+        };
+        Ok(Asked { hello, tunnel, peer, not_after })
     }
 
     /// A handshake meant for another node, and one of ours that somebody sent back to us, are refused:
@@ -381,6 +392,7 @@ impl Connection {
 /// A client that may be asked for on the node.
 struct Asked {
     hello: Hello,
+    tunnel: Option<(Tunnel, Exported)>,
     peer: VerifiedPeer,
     not_after: u64,
 }
@@ -402,6 +414,7 @@ impl Asked {
             not_after: self.not_after,
             assertions: self.hello.assertions,
             disowned: self.hello.disowned,
+            tunnel: self.tunnel,
             respond,
         }
     }

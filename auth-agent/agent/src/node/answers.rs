@@ -211,7 +211,7 @@ impl Node {
                 device: self.config.wireguard_device.clone(),
                 listen_port: self.config.wireguard_port,
                 public_key: self.encryption.manager.public_key().to_string(),
-                peers: (self.world.nodes.len().saturating_sub(1 + self.encryption.refusals.len())) as u64,
+                peers: (self.world.nodes.len().saturating_sub(1 + self.encryption.troubles().len())) as u64,
                 leaks_prevented: self.leaks_prevented(),
             },
             endpoints: self.endpoints.iter().fold(BTreeMap::new(), |mut states, endpoint| {
@@ -252,7 +252,7 @@ impl Node {
         if self.svids.node_svid().is_none() {
             reasons.push("this node has no SVID: its WireGuard key is not announced".into());
         }
-        for (node, why) in &self.encryption.refusals {
+        for (node, why) in &self.encryption.troubles() {
             reasons.push(format!("pods of node {node} are unreachable: {why}"));
         }
         for endpoint in self.endpoints.iter() {
@@ -340,7 +340,8 @@ impl Node {
 
     fn encrypt_status(&self, responder: api::Responder) {
         let manager = self.encryption.manager.clone();
-        let refusals = self.encryption.refusals.clone();
+        let troubles = self.encryption.troubles();
+        let agreed = self.agreed_keys();
         let node = self.config.node_name.clone();
         let leaks_prevented = self.leaks_prevented();
         let unset = self.encryption.watched == 0;
@@ -353,7 +354,10 @@ impl Node {
                 }
             };
             let mut peers: Vec<api::EncryptPeer> = status.peers.iter().map(peer).collect();
-            for (node, why) in refusals {
+            for peer in &mut peers {
+                peer.preshared = agreed.get(&peer.node).copied();
+            }
+            for (node, why) in troubles {
                 peers.retain(|peer| peer.node != node);
                 peers.push(api::EncryptPeer { node, error: Some(why), ..api::EncryptPeer::default() });
             }
@@ -374,6 +378,21 @@ impl Node {
             };
             drop(responder.reply(&answer).await);
         });
+    }
+
+    fn agreed_keys(&self) -> BTreeMap<String, api::PresharedKey> {
+        let (unix, boot) = (clock::unix(), clock::boot_ns());
+        let seconds = |nanoseconds: u64| nanoseconds / 1_000_000_000;
+        let names = self.encryption.keys.iter().map(|key| key.node().to_owned());
+        let shown = |key: &countersign_wg_proto::InForce| api::PresharedKey {
+            since: unix.saturating_sub(seconds(boot.saturating_sub(key.since))),
+            until: unix.saturating_add(seconds(key.until.saturating_sub(boot))),
+            post_quantum: key.post_quantum,
+        };
+        names
+            .filter_map(|name| Some((shown(self.encryption.agreements.key(&name)?), name)))
+            .map(|(key, name)| (name, key))
+            .collect()
     }
 
     fn exposition(&mut self) -> String {
@@ -489,6 +508,7 @@ fn peer(of: &countersign_wg_manager::PeerStatus) -> api::EncryptPeer {
         tx_bytes: of.tx_bytes,
         attested_by: of.attested_by.clone(),
         attested_until: Some(of.attested_until),
+        preshared: None,
         error: None,
     }
 }

@@ -34,6 +34,11 @@ pub(super) enum Purpose {
     Withdraw,
     /// A peer is to hear which identities this node speaks for no longer.
     Disown,
+    /// A preshared key is wanted for the tunnel to the node.
+    Agree {
+        /// Its number of the attempt.
+        attempt: u64,
+    },
 }
 
 /// The key of a pair in the datapath.
@@ -73,7 +78,7 @@ impl Node {
     /// Starts a handshake; its end comes as [`Dialled`].
     pub(super) fn start(&mut self, pair: Pair, purpose: Purpose) -> Result<(), FailureKind> {
         let started_at = clock::boot_ns();
-        let request = self.request(pair)?;
+        let request = self.request(pair, purpose)?;
         let client = self.client.clone();
         let done = self.dialled.clone();
         tokio::spawn(async move {
@@ -84,8 +89,12 @@ impl Node {
         Ok(())
     }
 
-    fn request(&self, pair: Pair) -> Result<handshake::Request, FailureKind> {
+    fn request(&self, pair: Pair, purpose: Purpose) -> Result<handshake::Request, FailureKind> {
         let remote_node = self.node_ids.name(pair.node).ok_or(FailureKind::Unreachable)?.to_owned();
+        let tunnel = match purpose {
+            Purpose::Agree { .. } => Some(self.tunnel_to(&remote_node).ok_or(FailureKind::Unreachable)?),
+            _ => None,
+        };
         let address = self.node_address(&remote_node).ok_or(FailureKind::Unreachable)?;
         Ok(handshake::Request {
             local_identity: pair.local,
@@ -97,6 +106,7 @@ impl Node {
             assertions: self.own_assertions(pair.local),
             not_after: self.latest_end(),
             disowned: if pair.local == NODE { self.told.disowned_to(pair.node) } else { Vec::new() },
+            tunnel,
         })
     }
 
@@ -111,7 +121,7 @@ impl Node {
     }
 
     /// Until when a proof made now may live, as far as this node's settings go: Unix seconds.
-    fn latest_end(&self) -> u64 {
+    pub(super) fn latest_end(&self) -> u64 {
         clock::unix().saturating_add(self.config.auth_max_age.as_secs())
     }
 
@@ -131,6 +141,7 @@ impl Node {
                 self.disowned_at(pair.node, started_at, None);
             }
             (Purpose::Disown, Err(failure)) => self.disowned_at(pair.node, started_at, Some(&failure)),
+            (Purpose::Agree { attempt }, result) => self.agreed(pair, attempt, result),
         }
     }
 
@@ -180,7 +191,10 @@ impl Node {
         }
         self.act();
         let not_after = inbound.not_after;
-        drop(inbound.respond.send(Ok(InboundAccept { assertions: Vec::new(), not_after, confirmed: None })));
+        let asks = inbound.tunnel.map(|tunnel| self.agree(&inbound.remote_node, tunnel, not_after));
+        let answer =
+            asks.transpose().map(|confirmed| InboundAccept { assertions: Vec::new(), not_after, confirmed });
+        drop(inbound.respond.send(answer));
     }
 
     /// A peer has authenticated itself to us.

@@ -8,7 +8,7 @@ use anyhow::Context;
 use countersign_cluster::NodePublisher;
 use countersign_ebpf_common::ipcache::IpEntry;
 use countersign_wg_manager::{Desired, KeyRing, Manager, OwnNode, RemoteNode};
-use countersign_wg_proto::{ANNOTATION, announce};
+use countersign_wg_proto::{ANNOTATION, Agreements, PresharedKey, PublicKey, announce};
 use ipnet::IpNet;
 
 use super::Node;
@@ -21,8 +21,12 @@ use crate::state::StateFile;
 pub(super) struct Encryption {
     pub(super) manager: Manager,
     publisher: NodePublisher,
-    keys: KeyRing,
+    pub(super) keys: KeyRing,
     epochs: Epochs,
+    /// The preshared keys.
+    pub(super) agreements: Agreements,
+    /// Those that the device had when this process began, until their nodes are known.
+    found: BTreeMap<PublicKey, PresharedKey>,
     /// Why a node's key is not accepted.
     pub(super) refusals: BTreeMap<String, String>,
     /// Something changed since the peers were set.
@@ -54,6 +58,9 @@ impl Encryption {
         Ok(Self {
             keys,
             epochs,
+            agreements: Agreements::new(&config.node_name),
+            // A device that is not there yet has none.
+            found: manager.preshared_keys().await.unwrap_or_default(),
             publisher: NodePublisher::new(&config.status_dir, &config.node_name).context("--node-name")?,
             manager,
             refusals: BTreeMap::new(),
@@ -103,10 +110,32 @@ impl Epochs {
 }
 
 impl Encryption {
+    /// The nodes whose keys are proved are those to agree with.
+    fn know_peers(&mut self) {
+        self.agreements.set_peers(&self.keys.iter().map(|key| key.node().to_owned()).collect());
+        for key in self.keys.iter() {
+            if let Some(preshared) = self.found.remove(key.public_key()) {
+                self.agreements.restore(key.node(), preshared, clock::boot_ns());
+            }
+        }
+    }
+
+    /// Why nothing goes to a node.
+    pub(super) fn troubles(&self) -> BTreeMap<String, String> {
+        let mut troubles = self.refusals.clone();
+        for key in self.keys.iter().filter(|key| self.agreements.key(key.node()).is_none()) {
+            let why = self.agreements.last_error(key.node()).unwrap_or("it is being asked");
+            let trouble = || format!("no preshared key is agreed on: {why}");
+            troubles.entry(key.node().to_owned()).or_insert_with(trouble);
+        }
+        troubles
+    }
+
     /// The announcement is to be signed with a new SVID.
     pub(super) fn renew_announcement(&mut self) {
         self.announced = false;
         self.attempted = None;
+        self.agreements.renew_all(clock::boot_ns());
     }
 }
 
@@ -123,6 +152,11 @@ impl Node {
         if self.encryption.dirty && self.world.synced && self.svids.bundle().is_some() {
             self.encryption.dirty = false;
             self.set_peers();
+        }
+        self.agree_due();
+        if self.encryption.dirty {
+            self.encryption.dirty = false;
+            self.tell_manager();
         }
     }
 
@@ -158,8 +192,17 @@ impl Node {
                 self.encryption.refusals.insert(name.clone(), "it has not announced a key yet".to_owned());
                 continue;
             };
+            let before = self.encryption.keys.get(name).map(|key| *key.public_key());
             match self.encryption.keys.accept(name, text, &bundle, now) {
-                Ok(_) => drop(self.encryption.refusals.remove(name)),
+                Ok(_) => {
+                    self.encryption.refusals.remove(name);
+                    if before.is_some()
+                        && before != self.encryption.keys.get(name).map(|key| *key.public_key())
+                    {
+                        // What was agreed on was for the tunnel with the other key.
+                        self.encryption.agreements.forget(name);
+                    }
+                }
                 Err(refusal) => {
                     tracing::warn!(node = %name, %refusal, "a WireGuard key is refused; the node's pods are unreachable");
                     self.encryption.refusals.insert(name.clone(), refusal.to_string());
@@ -167,6 +210,12 @@ impl Node {
             }
         }
         self.encryption.epochs.save(&self.encryption.keys);
+        self.encryption.know_peers();
+        self.tell_manager();
+    }
+
+    /// The device is to be as everything is known now.
+    pub(super) fn tell_manager(&self) {
         let desired = self.desired();
         let manager = self.encryption.manager.clone();
         tokio::spawn(async move {
@@ -176,7 +225,7 @@ impl Node {
         });
     }
 
-    fn desired(&self) -> Desired {
+    pub(super) fn desired(&self) -> Desired {
         let mut desired = Desired { complete: self.world.synced, ..Desired::default() };
         for (name, node) in &self.world.nodes {
             let pod_cidrs: BTreeSet<IpNet> = node.pod_cidrs.iter().copied().collect();
@@ -185,14 +234,15 @@ impl Node {
                 desired.own = OwnNode { name: name.clone(), pod_cidrs, addresses };
                 continue;
             }
-            match (self.encryption.keys.get(name), node.internal_ips.first()) {
-                (Some(key), Some(ip)) => desired.nodes.push(RemoteNode {
+            let preshared = self.encryption.agreements.key(name);
+            match (self.encryption.keys.get(name), node.internal_ips.first(), preshared) {
+                (Some(key), Some(ip), Some(preshared)) => desired.nodes.push(RemoteNode {
                     key: key.clone(),
                     endpoint: SocketAddr::new(*ip, self.config.wireguard_port),
                     pod_cidrs,
                     // The nodes' own traffic goes outside of the tunnel.
                     addresses: BTreeSet::new(),
-                    preshared_key: None,
+                    preshared_key: Some(preshared.key.clone()),
                 }),
                 _ => drop(desired.unproved.insert(name.clone(), pod_cidrs)),
             }

@@ -6,7 +6,8 @@ use countersign_agent::handshake::limits::{MAX_ASSERTIONS, MAX_MESSAGE_BYTES, MA
 use countersign_agent::handshake::message::{
     Hello, MessageError, Reply, decode_ack, encode_ack, is_node_name, wire,
 };
-use countersign_agent::handshake::{Assertion, Refusal};
+use countersign_agent::handshake::{Assertion, End, Refusal, Tunnel};
+use countersign_wg_proto::PublicKey;
 use proptest::prelude::*;
 use prost::Message;
 
@@ -21,7 +22,13 @@ fn hello() -> Hello {
         assertions: vec![Assertion { ip: ip("10.0.0.1"), generation: 1 }],
         not_after: 1_800_000_000,
         disowned: Vec::new(),
+        tunnel: None,
     }
+}
+
+fn tunnel(key: [u8; 32], epoch: u64) -> Tunnel {
+    let end = End { public_key: PublicKey::from_bytes(key), epoch };
+    Tunnel { client: end, server: end }
 }
 
 fn body(framed: &[u8]) -> &[u8] {
@@ -52,6 +59,7 @@ fn the_largest_message_fits() {
         assertions,
         not_after: u64::MAX,
         disowned: Vec::new(),
+        tunnel: Some(tunnel([255; 32], u64::MAX)),
     };
     let bytes = hello.encode();
     assert!(body(&bytes).len() <= MAX_MESSAGE_BYTES, "{}", bytes.len());
@@ -100,6 +108,12 @@ fn what_makes_no_sense_is_refused() {
     let many = vec![wire::Assertion::default(); MAX_ASSERTIONS + 1];
     let refused = decode(wire::Hello { assertions: many, ..wire.clone() });
     assert_eq!(refused, Err(MessageError::TooManyAssertions(MAX_ASSERTIONS + 1)));
+    for length in [0, 31, 33] {
+        let tunnel =
+            wire::Tunnel { client_key: vec![1; 32], server_key: vec![1; length], ..Default::default() };
+        let refused = decode(wire::Hello { tunnel: Some(tunnel), ..wire.clone() });
+        assert_eq!(refused, Err(MessageError::WireguardKey), "{length}");
+    }
     let huge = vec![0; MAX_MESSAGE_BYTES + 1];
     assert_eq!(Hello::decode(&huge), Err(MessageError::TooLarge(huge.len())));
     assert!(matches!(Hello::decode(&[0xff; 20]), Err(MessageError::Protobuf(_))));
@@ -132,8 +146,9 @@ proptest! {
     fn what_is_sent_is_what_is_understood(
         node in "[a-z0-9.-]{1,40}", to_node in "[a-z0-9.-]{1,40}", identity: u32, asked_identity: u32,
         assertions in prop::collection::vec(assertion(), 0..40), not_after: u64,
+        key: Option<[u8; 32]>, epoch: u64,
     ) {
-        let hello = Hello { node: node.clone(), to_node, identity, asked_identity, assertions: assertions.clone(), not_after, disowned: vec![1, 300] };
+        let hello = Hello { node: node.clone(), to_node, identity, asked_identity, assertions: assertions.clone(), not_after, disowned: vec![1, 300], tunnel: key.map(|key| tunnel(key, epoch)) };
         prop_assert_eq!(Hello::decode(body(&hello.encode())).unwrap(), hello);
         let reply = Reply { node, verdict: Ok((assertions, not_after)) };
         prop_assert_eq!(Reply::decode(body(&reply.encode())).unwrap(), reply);

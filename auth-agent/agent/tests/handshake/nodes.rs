@@ -1,7 +1,8 @@
 //! Nodes that speak for themselves: what one of them disowns, and who may not say so in its name.
 
-use countersign_agent::handshake::{FailureKind, NODE, Request};
+use countersign_agent::handshake::{End, FailureKind, NODE, Request, Tunnel};
 use countersign_certs::CertAuthority;
+use countersign_wg_proto::PublicKey;
 
 use crate::support::*;
 
@@ -62,4 +63,53 @@ async fn a_node_without_an_svid_is_not_there() {
     let (a, b) = (start("node-a", &ca, &[]).await, Agent::start("node-b", &ca, &[301]).await);
     let failure = a.client.handshake(disowning(&a, &b)).await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::NotLocal, "{failure}");
+}
+
+fn end(number: u8) -> End {
+    End { public_key: PublicKey::from_bytes([number; 32]), epoch: u64::from(number) }
+}
+
+fn asking(from: &Agent, to: &Agent) -> Request {
+    let tunnel = Some(Tunnel { client: end(1), server: end(2) });
+    Request { disowned: Vec::new(), tunnel, ..disowning(from, to) }
+}
+
+#[tokio::test]
+async fn both_ends_of_a_tunnel_get_one_key() {
+    let ca = authority(DOMAIN);
+    let (a, b) = (start("node-a", &ca, &[]).await, start("node-b", &ca, &[]).await);
+    let mut keys = Vec::new();
+    for _ in 0..2 {
+        let outcome = a.client.handshake(asking(&a, &b)).await.unwrap();
+        let ours = outcome.preshared.unwrap();
+        outcome.ack.send().await;
+        let (tunnel, theirs) = b.seen.last().tunnel.unwrap();
+        assert_eq!((tunnel.client, tunnel.server), (end(1), end(2)));
+        assert_eq!(ours.key, theirs.key);
+        assert!(ours.post_quantum && theirs.post_quantum);
+        keys.push(ours.key);
+    }
+    assert_ne!(keys[0], keys[1], "every handshake gives another one");
+    assert!(!keys[0].is_zero());
+}
+
+#[tokio::test]
+async fn whoever_does_not_ask_gets_no_key() {
+    let ca = authority(DOMAIN);
+    let (a, b) = (start("node-a", &ca, &[]).await, start("node-b", &ca, &[]).await);
+    let outcome = a.client.handshake(disowning(&a, &b)).await.unwrap();
+    assert!(outcome.preshared.is_none());
+    outcome.ack.send().await;
+    assert!(b.seen.last().tunnel.is_none());
+}
+
+#[tokio::test]
+async fn a_pod_gets_no_key_of_its_nodes_tunnel() {
+    let ca = authority(DOMAIN);
+    let (a, b) = (start("node-a", &ca, &[300]).await, start("node-b", &ca, &[301]).await);
+    let mut request = asking(&a, &b);
+    (request.local_identity, request.remote_identity, request.remote_id) = (300, 301, id(301));
+    let failure = a.client.handshake(request).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Refused, "{failure}");
+    assert_eq!(b.seen.count(), 0);
 }

@@ -141,6 +141,7 @@ impl Agent {
             assertions: vec![Assertion { ip: ip("fd00::1"), generation: 9 }],
             not_after: u64::MAX,
             disowned: Vec::new(),
+            tunnel: None,
         }
     }
 }

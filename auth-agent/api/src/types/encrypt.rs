@@ -59,6 +59,22 @@ pub struct EncryptPeer {
     pub attested_by: String,
     /// Until when the attestation holds.
     pub attested_until: Option<u64>,
+    /// The preshared key of the tunnel; none while nothing is agreed on.
+    pub preshared: Option<PresharedKey>,
     /// Why there is no encryption to it.
     pub error: Option<String>,
+}
+
+/// What there is to say about a preshared key, which itself is secret. It comes out of a handshake between the two
+/// nodes' SVIDs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PresharedKey {
+    /// Since when it is in force.
+    pub since: u64,
+    /// Until when, unless another one takes its place.
+    pub until: u64,
+    /// Whether the key exchange it comes out of was hybrid (X25519MLKEM768); unknown for one from before the
+    /// agent's start.
+    pub post_quantum: Option<bool>,
 }

@@ -1,0 +1,260 @@
+//! The preshared keys of this node with each other: who asks whom, which key is in force, and until when.
+//!
+//! A key comes out of a handshake between the nodes' own SVIDs. Whoever asked puts it in force and says so; the
+//! other side puts it in force when it hears that. If it does not hear it, it cannot know what the other side
+//! has, and asks by itself at once: two nodes disagree no longer than that takes, and their running session
+//! lives through it. When both ask at the same moment, the one with the smaller name goes on.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::PresharedKey;
+use crate::limits::{
+    AGREEMENTS_AT_ONCE, ASK_AGAIN_FIRST, ASK_AGAIN_MOST, CANDIDATE_LIFE, PRESHARED_KEY_LIFE,
+};
+
+/// A key that both nodes have. Times are nanoseconds of the boot clock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InForce {
+    /// The key.
+    pub key: PresharedKey,
+    /// Whether a quantum computer that reads the handshake later cannot find it; unknown for one that was found
+    /// in the device.
+    pub post_quantum: Option<bool>,
+    /// Since when this node has it.
+    pub since: u64,
+    /// When it ends if no other takes its place.
+    pub until: u64,
+    renew_at: u64,
+}
+
+/// What a handshake gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Agreed {
+    /// The key.
+    pub key: PresharedKey,
+    /// Whether the key exchange was hybrid.
+    pub post_quantum: bool,
+    /// How long the proofs it rests on last: boot clock, nanoseconds.
+    pub until: u64,
+}
+
+/// Another node is to be asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// Whom.
+    pub node: String,
+    /// The number of the attempt, to be given back with its end.
+    pub attempt: u64,
+}
+
+/// This node asks the other one at the moment, and goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this node is asking by itself")]
+pub struct Busy;
+
+#[derive(Debug, Default)]
+enum Work {
+    #[default]
+    Rest,
+    Asking {
+        attempt: u64,
+    },
+    /// Asked by the other side, which has not said yet that it has the key in force.
+    Asked {
+        attempt: u64,
+        candidate: Agreed,
+        deadline: u64,
+    },
+}
+
+#[derive(Debug, Default)]
+struct Peer {
+    in_force: Option<InForce>,
+    work: Work,
+    /// Not to be asked before.
+    again_at: u64,
+    failures: u32,
+    last_error: Option<String>,
+}
+
+/// The agreements of one node. No clock: the time comes with every call and does not go back.
+#[derive(Debug)]
+pub struct Agreements {
+    own: String,
+    peers: BTreeMap<String, Peer>,
+    next_attempt: u64,
+}
+
+impl Agreements {
+    /// Of the node with that name, which knows nobody yet.
+    #[must_use]
+    pub fn new(own: &str) -> Self {
+        Self { own: own.to_owned(), peers: BTreeMap::new(), next_attempt: 1 }
+    }
+
+    /// Exactly these are the other nodes.
+    pub fn set_peers(&mut self, names: &BTreeSet<String>) {
+        self.peers.retain(|name, _| names.contains(name));
+        for name in names.iter().filter(|name| **name != self.own) {
+            self.peers.entry(name.clone()).or_default();
+        }
+    }
+
+    /// The device had this key for the peer when this process began. It stays until there is another one.
+    pub fn restore(&mut self, node: &str, key: PresharedKey, now: u64) {
+        let Some(peer) = self.peers.get_mut(node).filter(|peer| peer.in_force.is_none()) else { return };
+        let until = now.saturating_add(PRESHARED_KEY_LIFE);
+        peer.in_force = Some(InForce { key, post_quantum: None, since: now, until, renew_at: now });
+    }
+
+    /// Whom to ask now. Each counts as being asked from then on.
+    pub fn due(&mut self, now: u64) -> Vec<Ask> {
+        self.give_up(now);
+        let asking = self.peers.values().filter(|peer| matches!(peer.work, Work::Asking { .. })).count();
+        let mut asks = Vec::new();
+        for (node, peer) in &mut self.peers {
+            if asking + asks.len() >= AGREEMENTS_AT_ONCE {
+                break;
+            }
+            let wanted = peer.in_force.as_ref().is_none_or(|key| key.renew_at <= now);
+            if wanted && peer.again_at <= now && matches!(peer.work, Work::Rest) {
+                peer.work = Work::Asking { attempt: self.next_attempt };
+                asks.push(Ask { node: node.clone(), attempt: self.next_attempt });
+                self.next_attempt += 1;
+            }
+        }
+        asks
+    }
+
+    /// The other side has answered: says whether its key is in force now, and is to be confirmed. If not,
+    /// something else has come in between.
+    #[must_use]
+    pub fn answered(&mut self, node: &str, attempt: u64, agreed: Agreed, now: u64) -> bool {
+        let Some(peer) = self.peers.get_mut(node) else { return false };
+        if !matches!(peer.work, Work::Asking { attempt: own } if own == attempt) {
+            return false;
+        }
+        peer.put_in_force(agreed, now);
+        true
+    }
+
+    /// An attempt has failed.
+    pub fn failed(&mut self, node: &str, attempt: u64, why: String, now: u64) {
+        let Some(peer) = self.peers.get_mut(node) else { return };
+        if matches!(peer.work, Work::Asking { attempt: own } if own == attempt) {
+            peer.work = Work::Rest;
+            let wait = ASK_AGAIN_FIRST.saturating_mul(1 << peer.failures.min(16)).min(ASK_AGAIN_MOST);
+            peer.again_at = now.saturating_add(wait);
+            peer.failures = peer.failures.saturating_add(1);
+            peer.last_error = Some(why);
+        }
+    }
+
+    /// The other side asks. Its key is in force when [`Self::confirmed`] comes.
+    ///
+    /// # Errors
+    /// This node is asking it at the moment, and goes first; or it is not known.
+    pub fn asked(&mut self, node: &str, candidate: Agreed, now: u64) -> Result<u64, Busy> {
+        let goes_first = self.own.as_str() < node;
+        let peer = self.peers.get_mut(node).ok_or(Busy)?;
+        if goes_first && matches!(peer.work, Work::Asking { .. }) {
+            return Err(Busy);
+        }
+        let attempt = self.next_attempt;
+        self.next_attempt += 1;
+        peer.work = Work::Asked { attempt, candidate, deadline: now.saturating_add(CANDIDATE_LIFE) };
+        Ok(attempt)
+    }
+
+    /// The other side has the key of [`Self::asked`] in force: says whether this one has it now as well.
+    pub fn confirmed(&mut self, node: &str, attempt: u64, now: u64) -> bool {
+        let Some(peer) = self.peers.get_mut(node) else { return false };
+        match std::mem::take(&mut peer.work) {
+            Work::Asked { attempt: own, candidate, .. } if own == attempt => {
+                peer.put_in_force(candidate, now);
+                true
+            }
+            other => {
+                peer.work = other;
+                false
+            }
+        }
+    }
+
+    /// It will not say so any more: it may have the key in force or not.
+    pub fn unconfirmed(&mut self, node: &str, attempt: u64, now: u64) {
+        if let Some(peer) = self.peers.get_mut(node)
+            && matches!(peer.work, Work::Asked { attempt: own, .. } if own == attempt)
+        {
+            peer.doubt(now);
+        }
+    }
+
+    /// This node speaks with another SVID from now on: every key is agreed on anew.
+    pub fn renew_all(&mut self, now: u64) {
+        for key in self.peers.values_mut().filter_map(|peer| peer.in_force.as_mut()) {
+            key.renew_at = key.renew_at.min(now);
+        }
+    }
+
+    /// The tunnel to the node is another one: nothing that was agreed on is for it.
+    pub fn forget(&mut self, node: &str) {
+        if let Some(peer) = self.peers.get_mut(node) {
+            *peer = Peer::default();
+        }
+    }
+
+    /// Ends what has lived its time, and says whose keys those were: nothing goes to these nodes any more.
+    pub fn expire(&mut self, now: u64) -> Vec<String> {
+        let mut ended = Vec::new();
+        for (node, peer) in &mut self.peers {
+            if peer.in_force.take_if(|key| key.until <= now).is_some() {
+                ended.push(node.clone());
+            }
+        }
+        ended
+    }
+
+    /// The key that is in force with a node.
+    #[must_use]
+    pub fn key(&self, node: &str) -> Option<&InForce> {
+        self.peers.get(node)?.in_force.as_ref()
+    }
+
+    /// Why there is no newer key, if the last attempt failed.
+    #[must_use]
+    pub fn last_error(&self, node: &str) -> Option<&str> {
+        self.peers.get(node)?.last_error.as_deref()
+    }
+
+    fn give_up(&mut self, now: u64) {
+        for peer in self.peers.values_mut() {
+            if matches!(peer.work, Work::Asked { deadline, .. } if deadline <= now) {
+                peer.doubt(now);
+            }
+        }
+    }
+}
+
+impl Peer {
+    fn put_in_force(&mut self, agreed: Agreed, now: u64) {
+        let until = agreed.until.min(now.saturating_add(PRESHARED_KEY_LIFE));
+        // Half of its life is left for trying.
+        let renew_at = now + until.saturating_sub(now) / 2;
+        let (key, post_quantum) = (agreed.key, Some(agreed.post_quantum));
+        self.in_force = Some(InForce { key, post_quantum, since: now, until, renew_at });
+        self.work = Work::Rest;
+        self.again_at = now;
+        self.failures = 0;
+        self.last_error = None;
+    }
+
+    /// The two sides may have different keys.
+    fn doubt(&mut self, now: u64) {
+        self.work = Work::Rest;
+        self.again_at = now;
+        if let Some(key) = &mut self.in_force {
+            key.renew_at = key.renew_at.min(now);
+        }
+    }
+}

@@ -153,6 +153,13 @@ impl Bundle {
         lives.filter(|life| life.contains(now)).map(|life| life.not_after).max()
     }
 
+    /// How many authorities have ended at `now` (Unix seconds): they vouch for nobody, and whoever keeps the bundle
+    /// should have taken them out.
+    #[must_use]
+    pub fn expired(&self, now: u64) -> usize {
+        self.facts.iter().filter(|(_, facts)| facts.validity.not_after < now).count()
+    }
+
     /// What has changed since `before`, a bundle of the same trust domain. A bundle of another domain has
     /// nothing in common with this one: all of its authorities are gone.
     #[must_use]

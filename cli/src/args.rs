@@ -222,10 +222,12 @@ pub enum AuthCommand {
 /// `spire …`.
 #[derive(Debug, Subcommand)]
 pub enum SpireCommand {
-    /// Sockets, trust domains, SVIDs held, what is missing and why
+    /// Sockets, trust domains, SVIDs held, what is missing and why, the registrar's entries
     #[command(after_help = "\
 Exit code 3 means that the agent answers and something is not well: SPIRE's agent cannot be reached, a pod that
-should have an SVID has none, or SVIDs are past the time at which they should have been renewed.
+should have an SVID has none, SVIDs are past the time at which they should have been renewed, every authority of the
+trust domain has expired, or the registrar (where its status file is to be seen) has entries that fail, no server, or
+nothing to say.
 
 Examples:
   countersign spire status

@@ -39,6 +39,7 @@ pub struct Metrics {
     svid_next_expiry: Gauge<f64, AtomicU64>,
     svid_rotations: Family<Labels<1>, Counter>,
     identity_source_up: Gauge,
+    identity_source_down_since: Gauge,
     policies: Gauge,
     policies_refused: Gauge,
     endpoints: Gauge,
@@ -80,6 +81,7 @@ impl Metrics {
             svid_next_expiry: Gauge::default(),
             svid_rotations: Family::default(),
             identity_source_up: Gauge::default(),
+            identity_source_down_since: Gauge::default(),
             policies: Gauge::default(),
             policies_refused: Gauge::default(),
             endpoints: Gauge::default(),
@@ -163,6 +165,12 @@ impl Metrics {
             "identity_source_up",
             "1 while the identity source answers",
             self.identity_source_up.clone(),
+        );
+        r.register_with_unit(
+            "identity_source_down_since",
+            "When the identity source answered last, since the Unix epoch; 0 while it answers",
+            Unit::Seconds,
+            self.identity_source_down_since.clone(),
         );
         r.register("policy_documents", "Policy documents in force", self.policies.clone());
         r.register("policy_documents_refused", "Policy documents refused", self.policies_refused.clone());
@@ -265,8 +273,11 @@ impl Metrics {
     }
 
     /// Whether the identity source answers.
-    pub fn set_identity_source_up(&self, up: bool) {
+    /// Since when it does not, in Unix seconds, where that is so.
+    pub fn set_identity_source_up(&self, up: bool, down_since: Option<u64>) {
         self.identity_source_up.set(i64::from(up));
+        let since = down_since.map_or(0, |since| i64::try_from(since).unwrap_or(i64::MAX));
+        self.identity_source_down_since.set(since);
     }
 
     /// Policy documents in force and refused.

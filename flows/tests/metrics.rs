@@ -25,7 +25,9 @@ fn filled() -> Metrics {
     metrics.set_auth_next_expiry(Duration::from_secs(1800));
     metrics.set_svids(2, Duration::from_secs(3600));
     metrics.svid_rotated("ok");
-    metrics.set_identity_source_up(true);
+    metrics.set_identity_source_up(false, Some(1_700_000_000));
+    assert!(metrics.render().contains("countersign_identity_source_down_since_seconds 1700000000"));
+    metrics.set_identity_source_up(true, None);
     metrics.set_policies(6, 1);
     metrics.set_endpoints(2);
     metrics.set_encrypt_peers(1);
@@ -61,6 +63,7 @@ fn values() {
         "countersign_svid_next_expiry_seconds 3600.0",
         r#"countersign_svid_rotations_total{result="ok"} 1"#,
         "countersign_identity_source_up 1",
+        "countersign_identity_source_down_since_seconds 0",
         "countersign_policy_documents 6",
         "countersign_policy_documents_refused 1",
         "countersign_endpoints 2",

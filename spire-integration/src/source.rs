@@ -15,6 +15,9 @@ pub enum Update {
     /// Unwanted, or the source has said in so many words that it is issued no longer. The last SVID should be
     /// forgotten. A source that is away never says this.
     Removed(Subject),
+    /// The source has said of every workload this is wanted for that there is none, and none was held: it was not
+    /// issued yet, or is issued no longer.
+    Absent(Subject),
     /// The authorities of a trust domain; they replace the ones before.
     Bundle(TrustDomain, Arc<Bundle>),
     /// The source has said that this trust domain is not federated with any more.
@@ -170,8 +173,12 @@ impl Outbox {
         let slot = match &update {
             Update::Down(_) | Update::Up => Slot::Reach,
             Update::Bundle(domain, _) | Update::BundleRemoved(domain) => Slot::Bundle(domain.clone()),
-            Update::Svid(of, _) | Update::Removed(of) => Slot::Svid(of.clone()),
+            Update::Svid(of, _) | Update::Removed(of) | Update::Absent(of) => Slot::Svid(of.clone()),
         };
+        // That nothing is there says less than whatever has not been read yet.
+        if matches!(update, Update::Absent(_)) && self.unsent.contains_key(&slot) {
+            return;
+        }
         self.unsent.insert(slot, update);
     }
 

@@ -89,6 +89,7 @@ pub fn spawn(config: &SpireConfig) -> Result<(SvidSource, mpsc::Receiver<Update>
         reachable: watch::Sender::new(false),
         holdings: Holdings::default(),
         bundles: BTreeMap::new(),
+        heard: BTreeMap::new(),
         subscriptions: BTreeMap::new(),
         _bundles: Running(tokio::spawn(subscription::bundles(
             admin,
@@ -143,6 +144,8 @@ struct Task {
     reachable: watch::Sender<bool>,
     holdings: Holdings,
     bundles: BTreeMap<TrustDomain, Arc<Bundle>>,
+    /// When each API answered last: Unix seconds.
+    heard: BTreeMap<&'static str, u64>,
     subscriptions: BTreeMap<String, Running>,
     _bundles: Running,
     reports: mpsc::Sender<Report>,
@@ -226,8 +229,15 @@ impl Task {
         match report {
             Report::Workload { key, said } => self.heed_workload(&key, said),
             Report::Bundles { good, bad } => self.heed_bundles(good, &bad),
-            Report::Answered(api) => self.set_link(api, None),
-            Report::Failed(api, error) => self.set_link(api, Some(error)),
+            Report::Answered(api) => {
+                self.heard.insert(api, unix_millis() / 1000);
+                self.set_link(api, None, unix_millis() / 1000);
+            }
+            Report::Failed(api, error) => self.set_link(api, Some(error), unix_millis() / 1000),
+            Report::Silent(api, error) => {
+                let since = self.heard.get(api).copied().unwrap_or(unix_millis() / 1000);
+                self.set_link(api, Some(error), since);
+            }
         }
     }
 
@@ -278,17 +288,24 @@ impl Task {
         }
     }
 
-    fn set_link(&mut self, api: &str, error: Option<String>) {
+    /// How a connection is since then.
+    fn set_link(&mut self, api: &str, error: Option<String>, since: u64) {
         let is_up = error.is_none();
         if api == DELEGATED_API {
             self.reachable.send_if_modified(|reachable| std::mem::replace(reachable, is_up) != is_up);
         }
-        let now = unix_millis() / 1000;
+        let is_news = self.status.borrow().connections.iter().any(|connection| {
+            connection.api == api
+                && (connection.is_up != is_up || error.is_some() && connection.last_error != error)
+        });
+        if !is_news {
+            return;
+        }
         self.status.send_modify(|status| {
             for connection in status.connections.iter_mut().filter(|connection| connection.api == api) {
                 if connection.is_up != is_up {
                     connection.is_up = is_up;
-                    connection.since = now;
+                    connection.since = since;
                 }
                 if error.is_some() {
                     connection.last_error.clone_from(&error);

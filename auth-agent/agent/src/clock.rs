@@ -23,6 +23,12 @@ pub fn boot_at_unix(unix_seconds: u64) -> u64 {
     boot_ns().saturating_add(unix_seconds.saturating_sub(unix()).saturating_mul(1_000_000_000))
 }
 
+/// The Unix time at a reading of the boot clock, no earlier: what is over already is now.
+#[must_use]
+pub fn unix_at_boot(boot: u64) -> u64 {
+    unix().saturating_add(boot.saturating_sub(boot_ns()).div_ceil(1_000_000_000))
+}
+
 /// Nanoseconds since the Unix epoch, for records.
 #[must_use]
 pub fn unix_ns() -> u64 {

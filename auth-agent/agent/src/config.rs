@@ -82,6 +82,10 @@ pub struct Config {
     )]
     pub workload_selectors: Vec<String>,
 
+    /// File in which countersign-registrar says what it does, shown by `countersign spire status` where it is there.
+    #[arg(long, env = "COUNTERSIGN_REGISTRAR_STATUS", default_value = "/run/countersign/registrar.json")]
+    pub registrar_status: PathBuf,
+
     /// danger: directory of a development CA that stands in for SPIRE; every node that reads it can make
     /// every identity.
     #[arg(long, env = "COUNTERSIGN_EMBEDDED_CA", conflicts_with = "spire_workload_socket")]

@@ -36,5 +36,8 @@ pub const ENDPOINTS_WAITING: usize = 512;
 pub const POLICY_ENTRIES_SHOWN: usize = 2_000;
 /// The device is looked for, and its peers set anew, at most this often without a change.
 pub const ENCRYPTION_RETRY: Duration = Duration::from_secs(1);
+/// Entries of each kind that are saved of what peers still believe: as many as there are proofs (the size of the
+/// datapath's map), and a file of 2 MiB at most.
+pub const TOLD_SAVED: usize = 65_536;
 /// After a trust bundle changed, what cannot be proved under the new one ends within this: nanoseconds.
 pub const REVALIDATE_WITHIN: u64 = 5_000_000_000;

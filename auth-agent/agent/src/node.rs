@@ -15,8 +15,10 @@ mod park;
 mod places;
 mod policy;
 mod preshared;
+mod registrar;
 mod spire;
 mod svids;
+mod told;
 mod withdraw;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -55,7 +57,7 @@ use self::observe::Names;
 use self::order::Order;
 use self::preshared::LastWord;
 use self::svids::Svids;
-use self::withdraw::Told;
+use self::told::Told;
 
 /// Name of the parking device.
 pub const PARK_DEVICE: &str = "cs_park";
@@ -74,6 +76,7 @@ pub struct Node {
     parking: Parking<Vec<u8>>,
     order: Order,
     told: Told,
+    told_file: StateFile,
     world: World,
     identities: Identities,
     node_ids: NodeIds,
@@ -143,6 +146,7 @@ impl Node {
             parking: Parking::new(ParkLimits::default()),
             order: Order::default(),
             told: Told::default(),
+            told_file: run_file("told.json"),
             world: World::default(),
             identities: Identities::new(IdentityRegistry::new(&config.status_dir)),
             node_ids: NodeIds::restore(run_file("nodes.json"), &config.node_name),
@@ -270,6 +274,7 @@ impl Node {
     fn tick(&mut self) {
         self.ticks += 1;
         self.give_up_waiting();
+        self.save_told();
         if self.ticks.is_multiple_of(limits::TICKS_PER_LOOK) {
             self.watch_devices();
             if self.world.synced {

@@ -28,7 +28,9 @@ pub use types::policy::{
     ExplainAccount, ExplainRule, ExplainSide, PolicyCondition, PolicyDocument, PolicyEntry,
     PolicyExplanation, PolicyView,
 };
-pub use types::spire::{MissingSvid, SpireConnection, SpireStatus, SvidEntry, TrustDomainEntry};
+pub use types::spire::{
+    EntryTrouble, MissingSvid, RegistrarEntry, SpireConnection, SpireStatus, SvidEntry, TrustDomainEntry,
+};
 pub use types::status::{
     Authentication, ClusterSource, Datapath, EncryptSummary, Health, HealthState, IdentitySource, LastError,
     MapUse, Parking, PolicyCounts, PolicyMode, Problem, SourceState, Status,

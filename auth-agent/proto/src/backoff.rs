@@ -1,6 +1,22 @@
 //! How long a failed pair rests.
 
+use crate::limits::{PATIENT_ATTEMPTS, STEADY_ATTEMPTS};
+use crate::reason::FailureKind;
 use crate::rng::SplitMix64;
+
+/// The step of the back-off after so many failures in a row: one each, but for [`STEADY_ATTEMPTS`] where the peer has
+/// the pod and not its SVID yet.
+pub(crate) fn step(attempts: u32, why: FailureKind) -> u32 {
+    if why != FailureKind::NotLocal {
+        return attempts;
+    }
+    attempts.min(2).max(attempts.saturating_add(2).saturating_sub(STEADY_ATTEMPTS))
+}
+
+/// After how many failures in a row packets no longer wait, where the cause may pass.
+pub(crate) fn patience(why: FailureKind) -> u32 {
+    if why == FailureKind::NotLocal { STEADY_ATTEMPTS } else { PATIENT_ATTEMPTS }
+}
 
 /// The pause after `attempts` failures in a row: doubling from `min`, up to a quarter longer by chance, never
 /// below `min` nor above `max`. Every pause is longer than the one before, until the longest is reached.
@@ -29,6 +45,17 @@ mod tests {
                 before = pause;
             }
         }
+    }
+
+    #[test]
+    fn who_waits_for_an_svid_is_asked_steadily_and_then_less_often() {
+        let steps: Vec<u32> = (1..=22).map(|attempts| step(attempts, FailureKind::NotLocal)).collect();
+        let steady = usize::try_from(STEADY_ATTEMPTS).expect("small");
+        assert_eq!(steps[0], 1);
+        assert!(steps[1..steady].iter().all(|step| *step == 2), "{steps:?}");
+        assert_eq!(steps[steady..], [3, 4, 5, 6]);
+        assert_eq!(step(u32::MAX, FailureKind::Untrusted), u32::MAX);
+        assert!(step(u32::MAX - 2, FailureKind::NotLocal) > 32);
     }
 
     #[test]

@@ -25,6 +25,10 @@ pub const BACKOFF_MAX: u64 = 30 * SECOND;
 /// Tries that packets may wait for when the cause may pass: 0.1 + 0.2 + 0.4 + 0.8 + 1.6 s with jitter stay
 /// below [`PARK_DEADLINE`].
 pub const PATIENT_ATTEMPTS: u32 = 5;
+/// Tries at the second step of the back-off while the peer's identity is not local there: a pod that has just been
+/// placed waits some 0.5 s for its SVID, and doubling would add as much again. 0.1 s and 17 of 0.2 s with jitter stay
+/// below [`PARK_DEADLINE`]; a refusal costs the peer no signature.
+pub const STEADY_ATTEMPTS: u32 = 18;
 /// A failed pair without packets is forgotten after this: longer than TCP's longest gap between two SYNs
 /// (64 s) and than the longest back-off, so that a pair that keeps failing is never taken for a new one.
 pub const FORGET_AFTER: u64 = 150 * SECOND;

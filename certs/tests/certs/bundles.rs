@@ -173,6 +173,8 @@ fn a_bundle_says_until_when_anybody_can_be_believed() {
     assert_eq!((dead.lives_until(NOW - 1), dead.lives_until(NOW + 1)), (Some(NOW - 1), Some(NOW + 60)));
     let overlap = bundle(&[root(NOW - 60, NOW + 5), root(NOW - 1, NOW + 60)]);
     assert_eq!(overlap.lives_until(NOW), Some(NOW + 60));
+    let expired = [NOW - 1, NOW, NOW + 6, NOW + 61].map(|now| (dead.expired(now), overlap.expired(now)));
+    assert_eq!(expired, [(0, 0), (1, 0), (1, 1), (2, 2)]);
 }
 
 #[test]

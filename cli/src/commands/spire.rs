@@ -28,10 +28,7 @@ pub(super) async fn status(targets: &Targets, format: Format, out: &Output) -> R
     if !answers.complain(out) {
         return Ok(Code::Error);
     }
-    let well = |status: &&SpireStatus| {
-        status.down_since.is_none() && status.missing.is_empty() && status.renewals_overdue == 0
-    };
-    Ok(if all.iter().all(well) { Code::Ok } else { Code::Degraded })
+    Ok(if all.iter().all(|status| spire::is_well(status, now())) { Code::Ok } else { Code::Degraded })
 }
 
 pub(super) async fn list(targets: &Targets, format: Format, out: &Output) -> Result<Code> {

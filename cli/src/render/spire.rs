@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use countersign_agent_api::{SpireStatus, SvidEntry};
+use countersign_agent_api::{RegistrarEntry, SpireStatus, SvidEntry};
 
 use super::escape::Safe;
 use super::paint::{Paint, Tone};
@@ -34,6 +34,14 @@ pub fn status(status: &SpireStatus, now: u64, paint: Paint) -> String {
         let authorities =
             super::units::count(domain.authorities, "authority").replace("authoritys", "authorities");
         line("Trust bundle:", &format!("{} ({whose}, {authorities})", Safe(&domain.name)));
+        match (domain.lives_until, domain.expired) {
+            (None, _) => line("  Expired:", &paint.bad("every authority: nobody of it is believed")),
+            (Some(_), 0) => {}
+            (Some(_), expired) => {
+                let of = format!("{expired} of {}; they vouch for nobody", domain.authorities);
+                line("  Expired:", &paint.bad(of));
+            }
+        }
     }
     let next = status.svids.iter().map(|svid| svid.not_after).min();
     let next = next.map_or(String::new(), |next| format!(", the first expires in {}", until(next, now)));
@@ -46,7 +54,73 @@ pub fn status(status: &SpireStatus, now: u64, paint: Paint) -> String {
         let what = format!("{} ({}): {}", Safe(&missing.pod), Safe(&missing.spiffe_id), Safe(&missing.why));
         line("Without SVID:", &paint.bad(what));
     }
+    if let Some(registrar) = &status.registrar {
+        text.push_str(&self::registrar(registrar, now, paint));
+    }
     text
+}
+
+/// Longer than a registrar that is well is silent: it looks at everything about once a minute.
+const SILENT: u64 = 180;
+
+/// What the registrar says of itself, for people.
+fn registrar(registrar: &RegistrarEntry, now: u64, paint: Paint) -> String {
+    let mut text = String::new();
+    let mut line = |label: &str, value: &str| {
+        // Writing into a string does not fail.
+        let _ = writeln!(text, "{label:<20}{value}");
+    };
+    if let Some(why) = &registrar.unreadable {
+        line("Registrar:", &paint.bad(format!("{}: {}", Safe(&registrar.file), Safe(why))));
+        return text;
+    }
+    let (cluster, server) = (Safe(&registrar.cluster), Safe(&registrar.server));
+    line("Registrar:", &format!("cluster {cluster}, server {server}"));
+    let elsewhere = match registrar.elsewhere {
+        0 => String::new(),
+        count => format!(", {count} of them done by others' entries"),
+    };
+    let in_step =
+        registrar.in_step.map_or("never in step".to_owned(), |at| format!("in step {}", since(at, now)));
+    line("Entries:", &format!("{} of {} wanted{elsewhere}; {in_step}", registrar.managed, registrar.desired));
+    if registrar.waiting > 0 {
+        let pods = super::units::count(registrar.waiting, "pod");
+        line("  Waiting:", &format!("{pods} of which something is not known yet"));
+    }
+    if registrar.failed > 0 {
+        line("  Failed:", &paint.bad(registrar.failed.to_string()));
+    }
+    for error in &registrar.errors {
+        line("  Entry:", &paint.bad(format!("{}: {}", Safe(&error.about), Safe(&error.message))));
+    }
+    if let Some(down) = registrar.server_down_since {
+        line("  Server:", &paint.bad(format!("away, {}", since(down, now))));
+    }
+    if let Some(error) = &registrar.last_error {
+        line("  Last error:", &Safe(error).to_string());
+    }
+    if is_silent(registrar, now) {
+        line("  Silent:", &paint.bad(format!("it wrote last {}", since(registrar.written, now))));
+    }
+    text
+}
+
+fn is_silent(registrar: &RegistrarEntry, now: u64) -> bool {
+    now.saturating_sub(registrar.written) > SILENT
+}
+
+/// Whether everything is as it should be on that node and at the registrar.
+#[must_use]
+pub fn is_well(status: &SpireStatus, now: u64) -> bool {
+    let bundles = status.trust_domains.iter().all(|domain| !domain.own || domain.lives_until.is_some());
+    let entries = status.registrar.as_ref().is_none_or(|registrar| {
+        registrar.unreadable.is_none()
+            && registrar.failed == 0
+            && registrar.server_down_since.is_none()
+            && !is_silent(registrar, now)
+    });
+    let svids = status.down_since.is_none() && status.missing.is_empty() && status.renewals_overdue == 0;
+    bundles && entries && svids
 }
 
 /// The SVIDs of the nodes as a table.
@@ -131,6 +205,58 @@ mod tests {
     fn what_comes_from_elsewhere_is_escaped() {
         let text = show("n", &svid(), 2_000, Paint::new(false));
         assert!(!text.contains('\u{1b}') && text.contains("spiffe://lab/identity/300"), "{text}");
+    }
+
+    #[test]
+    fn a_registrar_that_is_not_well_is_said() {
+        let good = RegistrarEntry {
+            cluster: "east".into(),
+            written: 1_950,
+            managed: 3,
+            desired: 3,
+            in_step: Some(1_940),
+            ..RegistrarEntry::default()
+        };
+        let check = |registrar: &RegistrarEntry| {
+            let status = SpireStatus { registrar: Some(registrar.clone()), ..SpireStatus::default() };
+            (is_well(&status, 2_000), self::status(&status, 2_000, Paint::new(false)))
+        };
+        let (well, text) = check(&good);
+        assert!(well && text.contains("3 of 3 wanted; in step 1m ago"), "{text}");
+        let entry =
+            |about: &str| countersign_agent_api::EntryTrouble { about: about.into(), message: "no".into() };
+        let bad = [
+            (RegistrarEntry { failed: 1, errors: vec![entry("shop/web")], ..good.clone() }, "shop/web: no"),
+            (RegistrarEntry { server_down_since: Some(1_000), ..good.clone() }, "away"),
+            (RegistrarEntry { written: 1_000, ..good.clone() }, "it wrote last 16m"),
+            (RegistrarEntry { unreadable: Some("damaged".into()), ..good }, "damaged"),
+        ];
+        for (registrar, expected) in bad {
+            let (well, text) = check(&registrar);
+            assert!(!well && text.contains(expected), "{expected}: {text}");
+        }
+    }
+
+    #[test]
+    fn expired_roots_are_said() {
+        let domain = |expired, lives_until| countersign_agent_api::TrustDomainEntry {
+            name: "lab".into(),
+            own: true,
+            authorities: 2,
+            expired,
+            lives_until,
+        };
+        for (expired, lives, well, expected) in [
+            (0, Some(9), true, ""),
+            (1, Some(9), true, "1 of 2"),
+            (2, None, false, "nobody of it is believed"),
+        ] {
+            let status =
+                SpireStatus { trust_domains: vec![domain(expired, lives)], ..SpireStatus::default() };
+            let text = self::status(&status, 5, Paint::new(false));
+            assert_eq!(is_well(&status, 5), well, "{text}");
+            assert!(text.contains(expected) && text.contains("Expired") != expected.is_empty(), "{text}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::lab::Lab;
 use crate::names::LabName;
 use crate::run::{RunOptions, run_pod};
 use crate::serve::{ServeArgs, serve};
-use crate::spire::{Spire, Tuning};
+use crate::spire::{Part, Spire, Tuning};
 use crate::{demo, down, logs, supervisor};
 
 /// Which lab.
@@ -124,7 +124,7 @@ pub struct UpArgs {
     /// SVIDs from real SPIRE: starts a server, an agent a node, and the registrar
     #[arg(long)]
     spire: bool,
-    /// With --spire: `fast` hands new entries on within half a second, `default` is SPIRE's own pace
+    /// With --spire: `fast` hands new entries on within a quarter of a second, `default` is SPIRE's own pace
     #[arg(long, value_enum, default_value_t = Tuning::Fast, requires = "spire")]
     spire_tuning: Tuning,
     /// SVIDs from your SPIRE: the Workload API socket of its agent. Every node uses it; entries are yours to make
@@ -204,14 +204,14 @@ pub enum SpireCommand {
         #[arg(last = true, required = true)]
         arguments: Vec<String>,
     },
-    /// End the server, or the agent of a node, and keep it down
+    /// End the server, the registrar, or the agent of a node, and keep it down
     Stop {
-        /// `server`, or the node whose agent
+        /// `server`, `registrar`, or the node whose agent
         what: String,
     },
     /// Let it run again
     Start {
-        /// `server`, or the node whose agent
+        /// `server`, `registrar`, or the node whose agent
         what: String,
     },
 }
@@ -316,16 +316,21 @@ fn steer(which: &Which, action: &AgentCommand) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn part<'a>(lab: &Lab, what: &'a str) -> Result<Part<'a>> {
+    match what {
+        "server" => Ok(Part::Server),
+        "registrar" => Ok(Part::Registrar),
+        node => lab.node(node).map(|_| Part::Agent(node)),
+    }
+}
+
 fn steer_spire(which: &Which, action: &SpireCommand) -> Result<ExitCode> {
     let lab = Lab::attach(&which.name)?;
     let spire = Spire::of(lab.config())?;
-    let node = |what: &String| -> Result<Option<String>> {
-        if what == "server" { Ok(None) } else { Ok(Some(lab.node(what)?.name())) }
-    };
     match action {
         SpireCommand::Server { arguments } => print!("{}", spire.server(&words(arguments))?),
-        SpireCommand::Stop { what } => spire.stop(node(what)?.as_deref())?,
-        SpireCommand::Start { what } => spire.start(node(what)?.as_deref())?,
+        SpireCommand::Stop { what } => spire.stop(part(&lab, what)?)?,
+        SpireCommand::Start { what } => spire.start(part(&lab, what)?)?,
     }
     Ok(ExitCode::SUCCESS)
 }

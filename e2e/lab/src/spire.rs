@@ -29,7 +29,7 @@ const PORT: u16 = 8081;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Tuning {
-    /// Entries reach agents within a quarter of a second each way.
+    /// Entries reach agents within a tenth of a second each way.
     #[default]
     Fast,
     /// As SPIRE is without a word about it: 5 s each way.
@@ -85,6 +85,12 @@ impl SpirePaths {
     #[must_use]
     pub fn server_hold(&self) -> PathBuf {
         self.root.join("server.hold")
+    }
+
+    /// While this exists, the registrar is left down.
+    #[must_use]
+    pub fn registrar_hold(&self) -> PathBuf {
+        self.root.join("registrar.hold")
     }
 
     /// What the registrar says of itself.
@@ -186,7 +192,7 @@ fn server_config(paths: &SpirePaths, tuning: Tuning) -> String {
     let fast = match tuning {
         Tuning::Default => "",
         Tuning::Fast => {
-            "  experimental {\n    events_based_cache = true\n    cache_reload_interval = \"200ms\"\n  }\n"
+            "  experimental {\n    events_based_cache = true\n    cache_reload_interval = \"100ms\"\n  }\n"
         }
     };
     format!(
@@ -226,7 +232,7 @@ plugins {{
 fn agent_config(paths: &SpirePaths, node: &str, tuning: Tuning) -> String {
     let fast = match tuning {
         Tuning::Default => "",
-        Tuning::Fast => "  experimental {\n    sync_interval = \"200ms\"\n  }\n",
+        Tuning::Fast => "  experimental {\n    sync_interval = \"100ms\"\n  }\n",
     };
     format!(
         r#"agent {{
@@ -297,6 +303,17 @@ pub(crate) fn introduce_agent(config: &LabConfig, node: &str) -> Result<Option<S
     Ok(Some(token.to_owned()))
 }
 
+/// One of SPIRE's processes in a lab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part<'a> {
+    /// Its server.
+    Server,
+    /// Its agent on a node.
+    Agent(&'a str),
+    /// The registrar of its entries.
+    Registrar,
+}
+
 /// SPIRE of a lab that is up.
 #[derive(Clone, Debug)]
 pub struct Spire {
@@ -329,15 +346,14 @@ impl Spire {
         server_command(&self.config, arguments)
     }
 
-    /// Ends the server (`None`) or the agent of a node, and keeps it down.
+    /// Ends one of its processes, and keeps it down.
     ///
     /// # Errors
     /// Where it does not end.
-    pub fn stop(&self, node: Option<&str>) -> Result<()> {
-        fs::write(self.hold(node), "").context("hold it")?;
-        let record = self.record(node);
+    pub fn stop(&self, part: Part<'_>) -> Result<()> {
+        fs::write(self.hold(part), "").context("hold it")?;
         let gone = crate::process::wait_until(Duration::from_secs(10), || {
-            let Some(alive) = crate::process::Record::load_alive(&record) else { return true };
+            let Some(alive) = self.process(part) else { return true };
             let _ = alive.signal(nix::sys::signal::Signal::SIGKILL);
             false
         });
@@ -348,20 +364,29 @@ impl Spire {
     ///
     /// # Errors
     /// Those of removing the hold.
-    pub fn start(&self, node: Option<&str>) -> Result<()> {
-        match fs::remove_file(self.hold(node)) {
+    pub fn start(&self, part: Part<'_>) -> Result<()> {
+        match fs::remove_file(self.hold(part)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
             _ => Ok(()),
         }
     }
 
-    fn hold(&self, node: Option<&str>) -> PathBuf {
-        node.map_or_else(|| self.paths().server_hold(), |node| self.paths().agent_hold(node))
+    /// The process itself, if it runs.
+    #[must_use]
+    pub fn process(&self, part: Part<'_>) -> Option<crate::process::Record> {
+        let name = match part {
+            Part::Server => "spire-server.json".to_owned(),
+            Part::Agent(node) => format!("spire-agent-{node}.json"),
+            Part::Registrar => "registrar.json".to_owned(),
+        };
+        crate::process::Record::load_alive(&self.config.paths().processes().join(name))
     }
 
-    fn record(&self, node: Option<&str>) -> PathBuf {
-        let name =
-            node.map_or_else(|| "spire-server.json".to_owned(), |node| format!("spire-agent-{node}.json"));
-        self.config.paths().processes().join(name)
+    fn hold(&self, part: Part<'_>) -> PathBuf {
+        match part {
+            Part::Server => self.paths().server_hold(),
+            Part::Agent(node) => self.paths().agent_hold(node),
+            Part::Registrar => self.paths().registrar_hold(),
+        }
     }
 }

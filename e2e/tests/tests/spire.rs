@@ -6,18 +6,19 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use countersign_agent_api::{AuthState, SpireStatus};
+use countersign_agent_api::{AuthState, Request, SpireStatus};
 use countersign_e2e::flow::{Conversation, Datagrams};
 use countersign_e2e::http::{Server, curl};
 use countersign_e2e::manifests::{Pod, Rule, policy};
-use countersign_e2e::spire::{cilium_layout, obtainable, selector};
+use countersign_e2e::spire::{PATIENCE, cilium_layout, delete_entry, holds, obtainable, selector, spiffe_id};
 use countersign_e2e::udp;
 use countersign_e2e::udp::Receiver;
 use countersign_e2e::world::{self, World, WorldOptions, eventually};
 use countersign_lab::PodState;
+use countersign_lab::spire::Part;
+use nix::sys::signal::Signal;
 
 const NODES: [&str; 2] = ["node1", "node2"];
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One lab at a time: flows that must lose nothing are not to compete with three more SPIREs for two cores.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -41,11 +42,6 @@ fn cast() -> Vec<String> {
         Pod::new("nobody", "node1", "client").label("who", "nobody").unregistered().yaml(),
         policy("web", "web", &[Rule { peer: "client", ports: &[], required: true }], &[]),
     ]
-}
-
-fn holds(world: &World, node: &str, pod: &str) -> Result<bool> {
-    let name = format!("default/{pod}");
-    Ok(world.agent(node)?.spire_status()?.svids.iter().any(|svid| svid.pods.contains(&name)))
 }
 
 /// Everybody who is to have an SVID has one.
@@ -80,10 +76,14 @@ fn the_story_with_spire() -> Result<()> {
                 "{status:?}"
             );
             ensure!(status.svids.first().is_some_and(|svid| svid.spiffe_id.ends_with(node)), "{status:?}");
+            // The agents' own, and those of the pods that are to have one.
+            let registrar = status.registrar.as_ref().context("the registrar's entries")?;
+            ensure!(registrar.managed >= 5 && registrar.managed == registrar.desired, "{registrar:?}");
         }
         a_node_gets_the_identities_of_its_own_pods_and_no_others(world)?;
         ensure!(!holds(world, "node1", "nobody")?, "the registrar leaves out who is not to have one");
-        a_pod_that_has_just_been_made_waits_for_its_svid(world)
+        a_pod_that_has_just_been_made_waits_for_its_svid(world)?;
+        other_kinds_of_key_work_as_well(world)
     })
 }
 
@@ -121,6 +121,41 @@ fn a_pod_that_has_just_been_made_waits_for_its_svid(world: &World) -> Result<()>
     Ok(())
 }
 
+/// SPIRE's agents told to make RSA keys: nodes announce their WireGuard keys with them, pods prove themselves.
+fn other_kinds_of_key_work_as_well(world: &World) -> Result<()> {
+    let spire = world.spire()?;
+    for node in NODES {
+        let config = spire.paths().agent(node).join("agent.conf");
+        let text = std::fs::read_to_string(&config)?;
+        let told = text.replacen("agent {", "agent {\n  workload_x509_svid_key_type = \"rsa-2048\"", 1);
+        ensure!(told != text, "{text}");
+        std::fs::write(&config, told)?;
+        spire.stop(Part::Agent(node))?;
+        spire.start(Part::Agent(node))?;
+    }
+    eventually("every key is RSA", PATIENCE, || {
+        let all_rsa = |node: &str| -> Result<bool> {
+            let svids = world.agent(node)?.spire_status()?.svids;
+            Ok(svids.len() >= 2 && svids.iter().all(|svid| svid.key == "RSA"))
+        };
+        Ok(all_rsa("node1")? && all_rsa("node2")?)
+    })?;
+    for (node, other) in [("node1", "node2"), ("node2", "node1")] {
+        eventually("the other node's key is attested by its RSA key", PATIENCE, || {
+            let svids = world.agent(other)?.spire_status()?.svids;
+            let until = svids.iter().find(|svid| svid.identity == 0).map(|svid| svid.not_after);
+            let status = world.agent(node)?.encrypt_status()?;
+            let peer = status.peers.iter().find(|peer| peer.node == other);
+            Ok(status.is_encrypted() && until.is_some() && peer.and_then(|peer| peer.attested_until) == until)
+        })?;
+        world.agent(node)?.auth_flush()?;
+    }
+    let (far, web) = (world.place("far")?, world.place("web")?);
+    let answer = curl(&far.space, web.address(false)?, 80)?;
+    ensure!(answer.exit == 0 && answer.body == "hello", "{answer:?}");
+    Ok(())
+}
+
 #[test]
 fn what_is_revoked_is_cut_on_every_node_within_a_second() -> Result<()> {
     in_world(WorldOptions::with_spire("sprevoke")?, &cast(), |world| {
@@ -131,12 +166,7 @@ fn what_is_revoked_is_cut_on_every_node_within_a_second() -> Result<()> {
         let datagrams = Datagrams::start(udp::socket(&far.space, 0)?, to, 0, 200);
         eventually("the flow runs", PATIENCE, || Ok(receiver.received().ledger.received(0) > 50))?;
         // Gone from the cluster's policies' concern: the registrar removes the entry.
-        let spire = world.spire()?;
-        let id = spiffe_id(world, "node1", "far")?;
-        let shown = spire.server(&["entry", "show", "-spiffeID", &id, "-output", "json"])?;
-        let shown: serde_json::Value = serde_json::from_str(&shown)?;
-        let entry = shown["entries"][0]["id"].as_str().context("the entry's ID")?.to_owned();
-        spire.server(&["entry", "delete", "-entryID", &entry])?;
+        delete_entry(&world.spire()?, &spiffe_id(world, "node1", "far")?)?;
         eventually("node1's SVID is gone", PATIENCE, || Ok(!holds(world, "node1", "far")?))?;
         let said = Instant::now();
         let live = |node: &str| -> Result<bool> {
@@ -161,13 +191,6 @@ fn what_is_revoked_is_cut_on_every_node_within_a_second() -> Result<()> {
         eventually("the entry is back", Duration::from_secs(90), || holds(world, "node1", "far"))?;
         Ok(())
     })
-}
-
-fn spiffe_id(world: &World, node: &str, pod: &str) -> Result<String> {
-    let status = world.agent(node)?.spire_status()?;
-    let name = format!("default/{pod}");
-    let svid = status.svids.into_iter().find(|svid| svid.pods.contains(&name));
-    Ok(svid.with_context(|| format!("{pod} has no SVID"))?.spiffe_id)
 }
 
 /// How long the flows of `authorities_are_rotated` go on, in seconds; the benchmark gives it ten minutes.
@@ -291,26 +314,43 @@ fn outages_of_spire_extend_nothing_and_cut_nothing() -> Result<()> {
             |node: &str| Ok::<_, anyhow::Error>(world.agent(node)?.spire_status()?.down_since.is_some());
 
         // SPIRE's agent killed and restarted.
-        spire.stop(Some("node1"))?;
+        spire.stop(Part::Agent("node1"))?;
         eventually("the agent says that SPIRE is away", PATIENCE, || down("node1"))?;
         ensure!(holds(world, "node1", "far")?, "what was held is held");
-        spire.start(Some("node1"))?;
+        spire.start(Part::Agent("node1"))?;
         eventually("and that it is back", PATIENCE, || Ok(!down("node1")?))?;
+
+        // SPIRE's agent stopped by a signal: it takes connections and says nothing.
+        let stopped = spire.process(Part::Agent("node1")).context("node 1's SPIRE agent")?;
+        let before = unix();
+        ensure!(stopped.signal(Signal::SIGSTOP), "it could not be stopped");
+        eventually("the agent says that SPIRE is silent", PATIENCE, || down("node1"))?;
+        let since = world.agent("node1")?.spire_status()?.down_since.context("since when")?;
+        ensure!(
+            (before.saturating_sub(6)..=before + 1).contains(&since),
+            "silent since {since}, stopped at {before}"
+        );
+        let metrics = world.agent("node1")?.call::<countersign_agent_api::Metrics>(&Request::Metrics)?.text;
+        let metric = format!("countersign_identity_source_down_since_seconds {since}");
+        ensure!(metrics.contains(&metric), "no {metric} in {metrics}");
+        ensure!(holds(world, "node1", "far")?, "what was held is held");
+        ensure!(stopped.signal(Signal::SIGCONT), "it could not be continued");
+        eventually("and that it speaks again", PATIENCE, || Ok(!down("node1")?))?;
 
         // The admin socket removed: the connection goes on; SPIRE's agent makes it anew when it restarts.
         std::fs::remove_file(spire.paths().admin_socket("node2"))?;
-        spire.stop(Some("node2"))?;
-        spire.start(Some("node2"))?;
+        spire.stop(Part::Agent("node2"))?;
+        spire.start(Part::Agent("node2"))?;
         eventually("back with a new socket", PATIENCE, || {
             Ok(!down("node2")? && holds(world, "node2", "web")?)
         })?;
 
         // The agent restarted while SPIRE is away: the flows live on what is pinned.
-        spire.stop(Some("node1"))?;
+        spire.stop(Part::Agent("node1"))?;
         world.kill_agent("node1")?;
         world.start_agent("node1")?;
         eventually("the new agent finds nobody", PATIENCE, || down("node1"))?;
-        spire.start(Some("node1"))?;
+        spire.start(Part::Agent("node1"))?;
         eventually("and then everything", PATIENCE, || Ok(!down("node1")? && holds(world, "node1", "far")?))?;
         let (sent, lost, breaks) = flows.stop()?;
         ensure!(
@@ -321,6 +361,10 @@ fn outages_of_spire_extend_nothing_and_cut_nothing() -> Result<()> {
     })
 }
 
+fn unix() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
 /// Three half-lives: proofs live to their end and not longer, and everything resumes by itself.
 fn the_server_is_away_until_every_proof_has_ended(world: &World) -> Result<()> {
     let (spire, web) = (world.spire()?, world.place("web")?);
@@ -328,7 +372,7 @@ fn the_server_is_away_until_every_proof_has_ended(world: &World) -> Result<()> {
     let reaches =
         || Ok::<_, anyhow::Error>(curl(&world.place("far")?.space, web.address(false)?, 80)?.exit == 0);
     ensure!(reaches()?, "before");
-    spire.stop(None)?;
+    spire.stop(Part::Server)?;
     let stopped = Instant::now();
     ensure!(reaches()?, "what is proved stays proved");
     eventually("the agents say that renewals are overdue", Duration::from_secs(90), || {
@@ -336,7 +380,7 @@ fn the_server_is_away_until_every_proof_has_ended(world: &World) -> Result<()> {
     })?;
     eventually("no proof outlives its SVIDs", Duration::from_secs(90), || Ok(!reaches()?))?;
     std::thread::sleep(Duration::from_secs(90).saturating_sub(stopped.elapsed()));
-    spire.start(None)?;
+    spire.start(Part::Server)?;
     eventually("it resumes by itself", Duration::from_secs(60), reaches)?;
     Ok(())
 }

@@ -19,8 +19,26 @@ pub(super) struct Holdings {
 
 #[derive(Debug, Default)]
 struct Shared {
-    given: BTreeMap<String, Option<Arc<Svid>>>,
+    given: BTreeMap<String, Given>,
     holder: Option<String>,
+}
+
+/// What a workload was given.
+#[derive(Debug)]
+enum Given {
+    /// The source has not spoken yet.
+    Unknown,
+    Nothing,
+    Svid(Arc<Svid>),
+}
+
+impl Given {
+    fn svid(&self) -> Option<&Arc<Svid>> {
+        match self {
+            Self::Svid(svid) => Some(svid),
+            Self::Unknown | Self::Nothing => None,
+        }
+    }
 }
 
 impl Holdings {
@@ -30,7 +48,7 @@ impl Holdings {
             return false;
         }
         self.workloads.insert(workload.to_owned(), subject.clone());
-        self.subjects.entry(subject.clone()).or_default().given.insert(workload.to_owned(), None);
+        self.subjects.entry(subject.clone()).or_default().given.insert(workload.to_owned(), Given::Unknown);
         true
     }
 
@@ -55,20 +73,21 @@ impl Holdings {
         let shared = self.subjects.get_mut(&subject)?;
         let given = shared.given.get_mut(workload)?;
         let is_same = match (&*given, &svid) {
-            (Some(old), Some(new)) => old.chain() == new.chain(),
-            (None, None) => true,
+            (Given::Svid(old), Some(new)) => old.chain() == new.chain(),
+            (Given::Nothing, None) => true,
             _ => false,
         };
         if is_same {
             return None;
         }
-        *given = svid.map(Arc::new);
+        *given = svid.map_or(Given::Nothing, |svid| Given::Svid(Arc::new(svid)));
         if shared.holder.as_deref() == Some(workload)
-            && let Some(svid) = given
+            && let Given::Svid(svid) = given
         {
             return Some(Update::Svid(subject, Arc::clone(svid)));
         }
-        shared.settle(&subject)
+        let absent = shared.given.values().all(|given| matches!(given, Given::Nothing));
+        shared.settle(&subject).or_else(|| absent.then_some(Update::Absent(subject)))
     }
 
     /// Who a workload is to be.
@@ -85,11 +104,11 @@ impl Shared {
     /// Chooses a holder where there is none that holds, or where the holder was passed over by a rotation that
     /// another has seen.
     fn settle(&mut self, subject: &Subject) -> Option<Update> {
-        let longest = self.given.iter().filter_map(|(key, svid)| Some((key, svid.as_ref()?)));
+        let longest = self.given.iter().filter_map(|(key, given)| Some((key, given.svid()?)));
         let Some((best_key, best)) = longest.max_by_key(|(_, svid)| svid.not_after()) else {
             return self.holder.take().map(|_| Update::Removed(subject.clone()));
         };
-        let held = self.holder.as_ref().and_then(|holder| self.given.get(holder)?.as_ref());
+        let held = self.holder.as_ref().and_then(|holder| self.given.get(holder)?.svid());
         if held.is_some_and(|held| !has_fallen_behind(held, best)) {
             return None;
         }
@@ -147,7 +166,9 @@ mod tests {
         let made = Fixture::new();
         let mut all = Holdings::default();
         assert!(all.want(&id(1), "a") && all.want(&id(1), "b") && !all.want(&id(1), "b"));
-        assert!(all.told("a", None).is_none(), "nothing was held");
+        assert!(all.told("a", None).is_none(), "nothing was held, and b may have one");
+        assert!(matches!(all.told("b", None), Some(Update::Absent(of)) if of == id(1)));
+        assert!(all.told("b", None).is_none(), "said once");
         assert_eq!(not_after(all.told("a", Some(made.svid(1, 1_000_000)))), Some(1_003_600));
         assert!(all.told("b", Some(made.svid(1, 1_000_100))).is_none(), "b rotates for itself");
         assert_eq!(not_after(all.told("a", Some(made.svid(1, 1_001_800)))), Some(1_005_400));
@@ -218,6 +239,7 @@ mod tests {
                 match update {
                     Some(Update::Svid(of, svid)) => drop(reader.insert(of, svid)),
                     Some(Update::Removed(of)) => drop(reader.remove(&of)),
+                    Some(Update::Absent(of)) => prop_assert!(!reader.contains_key(&of)),
                     _ => {}
                 }
                 let expected: Vec<Subject> = (0..2)

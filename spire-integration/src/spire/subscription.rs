@@ -18,7 +18,7 @@ use super::proto::types::Selector;
 use super::workload::X509svidRequest;
 use super::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use super::{DELEGATED_API, WORKLOAD_API};
-use crate::limits::FIRST_ANSWER;
+use crate::limits::{FIRST_ANSWER, PROBE_ANSWER, PROBE_EVERY};
 use crate::source::{Reference, Workload};
 
 /// What a subscription has to tell.
@@ -32,6 +32,8 @@ pub(super) enum Report {
     Answered(&'static str),
     /// This API cannot be reached, or refuses.
     Failed(&'static str, String),
+    /// This API has not answered: it was last heard when it last had something to say.
+    Silent(&'static str, String),
 }
 
 /// What is subscribed to.
@@ -62,11 +64,39 @@ pub(super) async fn bundles(channel: Channel, own: TrustDomain, reports: Reports
             let (good, bad) = message::bundles(message.ca_certificates, &own);
             vec![Report::Bundles { good, bad }, Report::Answered(DELEGATED_API)]
         });
-        let Ok(why) = ended.await else { return };
-        if send(&reports, Report::Failed(DELEGATED_API, why)).await.is_err() {
+        let report = tokio::select! {
+            ended = ended => match ended {
+                Ok(why) => Report::Failed(DELEGATED_API, why),
+                Err(Over) => return,
+            },
+            silence = silence(client.clone(), &reports) => match silence {
+                Ok(why) => Report::Silent(DELEGATED_API, why),
+                Err(Over) => return,
+            },
+        };
+        if send(&reports, report).await.is_err() {
             return;
         }
         sleep(backoff.pause()).await;
+    }
+}
+
+/// Asks now and then for what SPIRE's agent has at hand, and returns when it does not answer: a stream that says nothing
+/// does not tell an agent that has no news from one that was stopped.
+async fn silence(client: DelegatedIdentityClient<Channel>, reports: &Reports) -> Result<String, Over> {
+    loop {
+        sleep(PROBE_EVERY).await;
+        let mut asked = client.clone();
+        let probe = async {
+            let answer = asked.subscribe_to_x509_bundles(SubscribeToX509BundlesRequest {}).await?;
+            answer.into_inner().message().await
+        };
+        match timeout(PROBE_ANSWER, probe).await {
+            Ok(Ok(_)) => send(reports, Report::Answered(DELEGATED_API)).await?,
+            // Whoever refuses is there; that the subscription itself has ended is for its reader to say.
+            Ok(Err(_)) => {}
+            Err(_) => return Ok(format!("no answer within {} s", PROBE_ANSWER.as_secs())),
+        }
     }
 }
 

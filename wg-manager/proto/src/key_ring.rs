@@ -153,6 +153,21 @@ impl KeyRing {
         Self { own, keys: BTreeMap::new(), last: BTreeMap::new() }
     }
 
+    /// The epoch and the key accepted last of every node that was ever seen: what has to outlive the process, or an
+    /// older announcement would be believed after a restart.
+    pub fn last(&self) -> impl Iterator<Item = (&str, u64, &PublicKey)> {
+        self.last.iter().map(|(node, (epoch, key))| (node.as_str(), *epoch, key))
+    }
+
+    /// Takes up what [`KeyRing::last`] said in an earlier process. Proves no key, and lowers no epoch.
+    pub fn restore(&mut self, last: impl IntoIterator<Item = (String, u64, PublicKey)>) {
+        for (node, epoch, key) in last.into_iter().take(MAX_NODES) {
+            if self.last.get(&node).is_none_or(|(accepted, _)| *accepted < epoch) {
+                self.remember(&node, (epoch, key));
+            }
+        }
+    }
+
     /// This node has a new key of its own.
     pub const fn set_own(&mut self, own: PublicKey) {
         self.own = own;

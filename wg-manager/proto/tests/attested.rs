@@ -311,3 +311,26 @@ fn one_key_for_two_nodes_is_nobodys() {
     assert_eq!(same.count(), 2);
     assert_eq!(goal.routes.values().collect::<Vec<_>>(), [&false, &false]);
 }
+
+/// What an earlier process accepted is accepted no more in an older form.
+#[test]
+fn epochs_outlive_the_process() {
+    let world = World::new("countersign.lab");
+    let (old, new) = (world.announce("a", key(1), 5), world.announce("a", key(2), 6));
+    let mut before = ring();
+    before.accept("a", &new, &world.bundle, NOW).unwrap();
+    let saved: Vec<(String, u64, PublicKey)> =
+        before.last().map(|(node, epoch, key)| (node.to_owned(), epoch, *key)).collect();
+    assert_eq!(saved, [("a".to_owned(), 6, key(2))]);
+    assert!(ring().accept("a", &old, &world.bundle, NOW).is_ok(), "without it, the older one is believed");
+    let mut after = ring();
+    after.restore(saved.clone());
+    assert!(after.get("a").is_none(), "an epoch proves no key");
+    let refused = after.accept("a", &old, &world.bundle, NOW).map(drop).unwrap_err();
+    assert_eq!(refused, Refusal::Replayed { epoch: 5, accepted: 6 });
+    let other = world.announce("a", key(3), 6);
+    assert_eq!(after.accept("a", &other, &world.bundle, NOW).map(drop).unwrap_err(), Refusal::Equivocation);
+    after.accept("a", &new, &world.bundle, NOW).unwrap();
+    after.restore([("a".to_owned(), 1, key(1))]);
+    assert_eq!(after.last().collect::<Vec<_>>(), [("a", 6, &key(2))], "nothing is lowered");
+}

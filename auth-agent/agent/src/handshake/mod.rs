@@ -41,7 +41,7 @@ pub use limits::Deadlines;
 pub use message::{Assertion, Refusal};
 pub use server::{Inbound, InboundAccept, Server, ServerConfig};
 pub use stats::ServerStats;
-pub use store::{NODE, PeerNames, SharedSvidStore, StoreError, SvidStore};
+pub use store::{NODE, PeerNames, SharedSvidStore, StoreError, SvidStore, UnaskableDomain, check_domain};
 pub use tls::{KeyExchange, Tls};
 pub use tunnel::{End, Exported, Tunnel};
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use countersign_certs::{Bundle, IdSubject, IdTemplate, SpiffeId, Svid, TrustDomain};
 use rustls::client::ClientConfig;
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::sign::CertifiedKey;
 use tokio::sync::watch;
 
@@ -23,6 +23,25 @@ pub enum PeerNames {
     /// The node knows it, from the identities' labels. An ID of a trust domain that we federate with is proved by
     /// that domain's bundle alone.
     Listed(HashMap<u32, SpiffeId>),
+}
+
+/// A trust domain that TLS cannot ask for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "handshakes ask for <identity>.{0} as a server name, which would be no DNS name: labels of 1 to 63 characters that \
+     do not begin or end with '-', the last one not a number, 242 characters in all"
+)]
+pub struct UnaskableDomain(pub TrustDomain);
+
+/// Whether every identity of the trust domain can be asked for. SPIFFE allows more than a server name does.
+///
+/// # Errors
+/// Where TLS would refuse the name, and with it every handshake.
+pub fn check_domain(domain: &TrustDomain) -> Result<(), UnaskableDomain> {
+    match ServerName::try_from(format!("{}.{domain}", u32::MAX)) {
+        Ok(ServerName::DnsName(_)) => Ok(()),
+        _ => Err(UnaskableDomain(domain.clone())),
+    }
 }
 
 /// Why an SVID was not taken.

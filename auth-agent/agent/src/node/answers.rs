@@ -474,8 +474,9 @@ impl Node {
         let expiry = self.svids.held().map(|(_, svid)| svid.not_after()).min().unwrap_or(0);
         let left = Duration::from_secs(expiry.saturating_sub(clock::unix()));
         self.metrics.set_svids(self.svids.held().count() as u64, left);
-        let is_up = self.svids.bundle().is_some() && self.svids.source().down().is_none();
-        self.metrics.set_identity_source_up(is_up);
+        let down_since = self.svids.source().down().map(|(since, _)| since);
+        let is_up = self.svids.bundle().is_some() && down_since.is_none();
+        self.metrics.set_identity_source_up(is_up, down_since);
         self.metrics.set_handshakes_in_flight(self.machine.summary().in_flight as u64);
         self.metrics.set_parked_now(self.parking.total().frames);
         let accepted = self.policies.policies().count() as u64;

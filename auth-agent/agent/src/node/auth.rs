@@ -264,6 +264,7 @@ impl Node {
 
     fn withdraw(&mut self, pair: Pair, why: proto::RemoveReason) {
         tracing::debug!(?pair, why = why.as_str(), "proof withdrawn");
+        self.told.unproved(pair, clock::boot_ns());
         if let Err(error) = self.datapath.auth_remove(&key(pair)) {
             tracing::error!(?pair, %error, "a proof could not be withdrawn");
         }
@@ -352,6 +353,7 @@ impl Node {
     /// What the pinned maps say from before a restart.
     pub(super) fn restore_proofs(&mut self) {
         let now = clock::boot_ns();
+        self.restore_told();
         for (key, value) in self.datapath.auth_entries() {
             let pair = Pair::new(key.local, key.remote, key.node);
             let known = key.node == THIS_NODE || self.node_ids.name(key.node).is_some();
@@ -361,6 +363,7 @@ impl Node {
             }
             let AuthValue { expires_at, epoch, generation } = value;
             self.told.note(key.local, key.remote, key.node, expires_at);
+            self.told.restored(key.local);
             self.machine.handle(Event::Restored { pair, expires_at, epoch, generation }, now);
         }
         for (ip, bound) in self.datapath.bound() {

@@ -15,12 +15,14 @@ use super::Node;
 use crate::clock;
 use crate::config::Config;
 use crate::limits;
+use crate::state::StateFile;
 
 /// What this node knows of encryption.
 pub(super) struct Encryption {
     pub(super) manager: Manager,
     publisher: NodePublisher,
     pub(super) keys: KeyRing,
+    epochs: Epochs,
     /// The preshared keys.
     pub(super) agreements: Agreements,
     /// Those that the device had when this process began, until their nodes are known.
@@ -51,8 +53,11 @@ impl Encryption {
         })
         .await
         .context("the WireGuard manager")?;
+        let mut keys = KeyRing::new(manager.public_key());
+        let epochs = Epochs::restore(StateFile::new(&config.run_dir, "wireguard-epochs.json"), &mut keys);
         Ok(Self {
-            keys: KeyRing::new(manager.public_key()),
+            keys,
+            epochs,
             agreements: Agreements::new(&config.node_name),
             // A device that is not there yet has none.
             found: manager.preshared_keys().await.unwrap_or_default(),
@@ -66,6 +71,41 @@ impl Encryption {
             node_nets: BTreeMap::new(),
             addresses: BTreeMap::new(),
         })
+    }
+}
+
+/// The last accepted epochs of the other nodes' keys, as they are in the run directory: an older announcement is a
+/// replay, also for the agent that comes after this one.
+struct Epochs {
+    file: StateFile,
+    saved: BTreeMap<String, (u64, String)>,
+}
+
+impl Epochs {
+    fn restore(file: StateFile, keys: &mut KeyRing) -> Self {
+        let saved: BTreeMap<String, (u64, String)> = file.load().unwrap_or_default();
+        keys.restore(saved.iter().filter_map(|(node, (epoch, key))| match key.parse() {
+            Ok(key) => Some((node.clone(), *epoch, key)),
+            Err(error) => {
+                tracing::warn!(%node, %error, "a saved epoch has no key: older announcements of it are believed");
+                None
+            }
+        }));
+        Self { file, saved }
+    }
+
+    fn save(&mut self, keys: &KeyRing) {
+        let now: BTreeMap<String, (u64, String)> =
+            keys.last().map(|(node, epoch, key)| (node.to_owned(), (epoch, key.to_string()))).collect();
+        if now == self.saved {
+            return;
+        }
+        match self.file.save(&now) {
+            Ok(()) => self.saved = now,
+            Err(error) => {
+                tracing::warn!(%error, "epochs of WireGuard keys not saved: a restart may believe older ones");
+            }
+        }
     }
 }
 
@@ -165,6 +205,7 @@ impl Node {
                 }
             }
         }
+        self.encryption.epochs.save(&self.encryption.keys);
         self.encryption.know_peers();
         self.tell_manager();
     }
@@ -203,5 +244,30 @@ impl Node {
             }
         }
         desired
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use countersign_wg_proto::PrivateKey;
+
+    use super::*;
+
+    #[test]
+    fn epochs_are_saved_and_what_is_damaged_is_left_out() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let file = StateFile::new(dir.path(), "epochs.json");
+        let key = |seed| PrivateKey::from_bytes([seed; 32]).public();
+        let mut keys = KeyRing::new(key(9));
+        let mut epochs = Epochs::restore(file.clone(), &mut keys);
+        keys.restore([("a".to_owned(), 5, key(1)), ("b".to_owned(), 6, key(2))]);
+        epochs.save(&keys);
+        let mut again = KeyRing::new(key(9));
+        Epochs::restore(file.clone(), &mut again);
+        assert_eq!(again.last().collect::<Vec<_>>(), [("a", 5, &key(1)), ("b", 6, &key(2))]);
+        file.save(&BTreeMap::from([("a", (5, "no key")), ("b", (6, &*key(2).to_string()))])).expect("save");
+        let mut third = KeyRing::new(key(9));
+        Epochs::restore(file, &mut third);
+        assert_eq!(third.last().collect::<Vec<_>>(), [("b", 6, &key(2))]);
     }
 }

@@ -85,6 +85,7 @@ impl Node {
         self.drop_unknown_addresses();
         let slots: Vec<u16> = self.endpoints.iter().map(|endpoint| endpoint.saved.slot).collect();
         slots.into_iter().for_each(|slot| self.settle_endpoint(slot));
+        self.told.restored_are(&self.svids.wanted_identities());
         self.regenerate_all();
         self.listen();
     }

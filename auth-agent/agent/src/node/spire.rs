@@ -3,7 +3,7 @@
 use countersign_agent_api as api;
 use countersign_certs::{KeyAlgorithm, Svid};
 
-use super::Node;
+use super::{Node, registrar};
 use crate::clock;
 use crate::endpoints::Endpoint;
 
@@ -31,10 +31,13 @@ impl Node {
             since: connection.since,
             last_error: connection.last_error,
         });
+        let now = clock::unix();
         let trust_domains = self.svids.bundles().map(|(domain, bundle)| api::TrustDomainEntry {
             name: domain.to_string(),
             own: domain == self.svids.domain(),
             authorities: bundle.authorities().len() as u64,
+            expired: bundle.expired(now) as u64,
+            lives_until: bundle.lives_until(now),
         });
         let own = self.svids.node_svid().map(|svid| svid_entry(0, svid, Vec::new()));
         let svids = self.svids.held().map(|(identity, svid)| {
@@ -42,7 +45,6 @@ impl Node {
             svid_entry(identity, svid, here.map(pod_name).collect())
         });
         let all: Vec<api::SvidEntry> = own.into_iter().chain(svids).collect();
-        let now = clock::unix();
         api::SpireStatus {
             node: self.config.node_name.clone(),
             kind: self.source_kind().to_owned(),
@@ -53,6 +55,7 @@ impl Node {
             renewals_overdue: all.iter().filter(|svid| is_overdue(svid, now)).count() as u64,
             missing: self.missing_svids(),
             svids: all,
+            registrar: registrar::read(&self.config.registrar_status),
         }
     }
 

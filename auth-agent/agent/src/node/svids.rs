@@ -54,6 +54,8 @@ impl Svids {
     pub(super) async fn open(config: &Config) -> anyhow::Result<(Self, mpsc::Receiver<Update>)> {
         let domain = TrustDomain::parse(&config.trust_domain)
             .with_context(|| format!("--trust-domain {:?}", config.trust_domain))?;
+        handshake::check_domain(&domain)
+            .with_context(|| format!("--trust-domain {:?}", config.trust_domain))?;
         let template = IdTemplate::parse(&config.spiffe_id_template)
             .with_context(|| format!("--spiffe-id-template {:?}", config.spiffe_id_template))?;
         let selectors = config.workload_selectors.iter().map(|text| {
@@ -161,6 +163,11 @@ impl Svids {
     pub(super) fn should_have(&self, endpoint: &Endpoint, labels: Option<&Labels>) -> bool {
         let concerned = || labels.is_some_and(|labels| self.concern.concerns(labels));
         endpoint.registered && is_pod(endpoint.identity) && (!self.is_spire || concerned())
+    }
+
+    /// Identities that SVIDs are wanted of.
+    pub(super) fn wanted_identities(&self) -> BTreeSet<u32> {
+        self.wanted.values().map(|(subject, _)| subject.identity).collect()
     }
 
     fn wish(&mut self, wish: Wish) {
@@ -348,6 +355,7 @@ impl Node {
                     self.disown(identity);
                 }
             }
+            Update::Absent(subject) => self.note_absence(&subject),
             Update::Down(why) => {
                 tracing::warn!(%why, "the identity source is away; what is proved stays proved until it expires");
                 self.machine.handle(Event::SourceDown, clock::boot_ns());
@@ -356,6 +364,20 @@ impl Node {
                 tracing::info!("the identity source is there");
                 self.machine.handle(Event::SourceUp, clock::boot_ns());
             }
+        }
+    }
+
+    /// The source has no SVID of an identity that nothing is held of. If an earlier agent had one, it was revoked while
+    /// no agent ran; of a pod that is new, it is only not there yet.
+    fn note_absence(&mut self, subject: &Subject) {
+        let identity = subject.identity;
+        if identity == NODE || !self.svids.wanted.values().any(|(wanted, _)| wanted == subject) {
+            return;
+        }
+        if self.told.first_word(identity) {
+            tracing::info!(id = %subject.id, "the SVID was revoked while no agent ran");
+            self.machine.handle(Event::SvidRevoked { identity }, clock::boot_ns());
+            self.disown(identity);
         }
     }
 
@@ -387,6 +409,7 @@ impl Node {
         self.metrics.svid_rotated("ok");
         tracing::debug!(%id, not_after = svid.not_after(), "SVID");
         self.svids.held.insert(identity, svid);
+        self.told.first_word(identity);
         self.machine.handle(Event::SvidRotated { identity }, clock::boot_ns());
     }
 }

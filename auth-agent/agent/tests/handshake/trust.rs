@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_agent::handshake::{FailureKind, KeyExchange, NODE, PeerNames, SvidStore, Tls};
-use countersign_certs::{Bundle, CertAuthority, Serial, SigningKey, SpiffeId};
+use countersign_agent::handshake::{FailureKind, KeyExchange, NODE, PeerNames, SvidStore, Tls, check_domain};
+use countersign_certs::{Bundle, CertAuthority, Serial, SigningKey, SpiffeId, TrustDomain};
 
 use crate::support::*;
 
@@ -225,4 +225,20 @@ async fn no_authority_vouches_across_domains() {
         eventually("it is refused as untrusted", refused).await;
     }
     assert_eq!(w.b.seen.count(), 0);
+}
+
+/// SPIFFE allows trust domains that no server name can hold: refused at the start, and not at every handshake.
+#[test]
+fn a_trust_domain_has_to_be_a_server_name() {
+    let check = |name: &str| check_domain(&TrustDomain::parse(name).expect("SPIFFE allows it"));
+    let longest = format!("{}.{}.{}.{}", "a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(50));
+    for good in ["example.org", "countersign.lab", "a", "a-b.c_d", "1.example", &longest] {
+        assert_eq!(check(good), Ok(()), "{good}");
+        rustls::pki_types::ServerName::try_from(format!("1.{good}")).expect("as handshakes ask");
+    }
+    let (label, whole) = ("a".repeat(64), format!("{longest}d"));
+    for bad in ["10.0.0.1", "lab.1", "-a", "a-", "a..b", ".a", label.as_str(), whole.as_str()] {
+        let refused = check(bad).expect_err(bad).to_string();
+        assert!(refused.contains("server name") && refused.contains(bad), "{refused}");
+    }
 }

@@ -24,6 +24,53 @@ pub struct SpireStatus {
     pub missing: Vec<MissingSvid>,
     /// SVIDs held: the node's own first.
     pub svids: Vec<SvidEntry>,
+    /// What the registrar of SPIRE's entries says of itself, where its status file can be read here.
+    pub registrar: Option<RegistrarEntry>,
+}
+
+/// A registrar's status file, as it was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RegistrarEntry {
+    /// The file.
+    pub file: String,
+    /// When it was written last: Unix seconds. A registrar that is well looks at all entries, and says so, about once
+    /// a minute.
+    pub written: u64,
+    /// Why it says nothing, if it is there and cannot be read.
+    pub unreadable: Option<String>,
+    /// Name of the cluster in the entries' IDs.
+    pub cluster: String,
+    /// How the server is reached.
+    pub server: String,
+    /// Entries on the server that are the registrar's.
+    pub managed: u64,
+    /// Entries that should be there, others' that do included.
+    pub desired: u64,
+    /// Of the desired ones, those that somebody else's entry does for.
+    pub elsewhere: u64,
+    /// Pods that are to have an entry and for which something is not known yet.
+    pub waiting: u64,
+    /// Entries that the server, or somebody else's entry, does not let be.
+    pub failed: u64,
+    /// When the server last had everything that is desired: Unix seconds.
+    pub in_step: Option<u64>,
+    /// Since when the server cannot be reached: Unix seconds.
+    pub server_down_since: Option<u64>,
+    /// What went wrong last, until it goes right.
+    pub last_error: Option<String>,
+    /// The first of what does not work, by pod or node.
+    pub errors: Vec<EntryTrouble>,
+}
+
+/// An entry that does not work.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EntryTrouble {
+    /// The pod (`namespace/name`) or node.
+    pub about: String,
+    /// What is wrong.
+    pub message: String,
 }
 
 /// One connection to SPIRE's agent.
@@ -52,6 +99,10 @@ pub struct TrustDomainEntry {
     pub own: bool,
     /// How many authorities its bundle has.
     pub authorities: u64,
+    /// How many of them have ended: they vouch for nobody.
+    pub expired: u64,
+    /// Until when the last of those that live does: Unix seconds. Without one, nobody of the domain is believed.
+    pub lives_until: Option<u64>,
 }
 
 /// A pod without an SVID.

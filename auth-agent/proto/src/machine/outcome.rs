@@ -5,7 +5,7 @@ use crate::action::{Action, Change};
 use crate::agenda::Timer;
 use crate::backoff;
 use crate::event::Assertion;
-use crate::limits::{PATIENT_ATTEMPTS, PROBE_GAP, REFUSED_FOR};
+use crate::limits::{PROBE_GAP, REFUSED_FOR};
 use crate::pair::Pair;
 use crate::queue::End;
 use crate::reason::{DiscardReason, FailureKind};
@@ -109,7 +109,7 @@ impl Machine {
         record.last_error = Some(why);
         let attempts = record.attempts;
         let (min, max) = (self.config.backoff_min, self.config.backoff_max);
-        let pause = backoff::pause(attempts, min, max, &mut self.rng);
+        let pause = backoff::pause(backoff::step(attempts, why), min, max, &mut self.rng);
         let until = match record.proof {
             // What is left of a live entry is used for tries, each after half of it.
             Some(proof) => {
@@ -126,7 +126,7 @@ impl Machine {
     // What becomes of those who wait: they go on waiting, if the cause may pass, or are disappointed.
     fn settle_failure(&mut self, key: Pair, why: FailureKind, attempts: u32, until: u64) {
         let Some(record) = self.table.get(key) else { return };
-        let patient = why.is_passing() && attempts <= PATIENT_ATTEMPTS && record.is_waiting(self.now);
+        let patient = why.is_passing() && attempts <= backoff::patience(why) && record.is_waiting(self.now);
         if record.is_live() {
             self.set_timer(key, Timer::Retry, until);
             self.disappoint(key, why);

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use countersign_auth_proto::limits::{BACKOFF_MAX, BACKOFF_MIN, FORGET_AFTER, PROBE_GAP};
+use countersign_auth_proto::limits::{BACKOFF_MAX, BACKOFF_MIN, FORGET_AFTER, PROBE_GAP, STEADY_ATTEMPTS};
 use countersign_auth_proto::{FailureKind, Pair};
 
 #[derive(Clone, Copy, Debug)]
@@ -75,7 +75,12 @@ impl Model {
         // Long after the last failure it may have been forgotten.
         let anew =
             pair.failure.is_some_and(|old| old.forgiven || pair.dialled_at >= old.until + FORGET_AFTER);
-        let step = (BACKOFF_MIN << (attempts - 1).min(32)).min(BACKOFF_MAX / 5 * 4);
+        let steps = match why {
+            FailureKind::NotLocal if attempts <= STEADY_ATTEMPTS => attempts.min(2),
+            FailureKind::NotLocal => attempts + 2 - STEADY_ATTEMPTS,
+            _ => attempts,
+        };
+        let step = (BACKOFF_MIN << (steps - 1).min(32)).min(BACKOFF_MAX / 5 * 4);
         let most = left.map_or(u64::MAX, |left| left.max(BACKOFF_MIN));
         let pause = step.min(most)..=(step / 4 * 5).min(most);
         pair.failure = Some(Failure { why, in_a_row: attempts, until: retry_at, forgiven: false });

@@ -1,7 +1,7 @@
 //! Failures are remembered.
 
 use countersign_auth_proto::limits::{
-    BACKOFF_MAX, BACKOFF_MIN, FORGET_AFTER, MS, PARK_DEADLINE, PROBE_GAP, QUIET, SECOND,
+    BACKOFF_MAX, BACKOFF_MIN, FORGET_AFTER, MS, PARK_DEADLINE, PROBE_GAP, QUIET, SECOND, STEADY_ATTEMPTS,
 };
 use countersign_auth_proto::{
     Action, Admission, Config, DiscardReason, Event, FailureKind, Overload, Pair, PairState,
@@ -31,7 +31,7 @@ fn flood(node: &mut Node, why: FailureKind, span: u64) -> Vec<u64> {
 
 #[test]
 fn a_flood_dials_once_per_back_off_step() {
-    for why in LASTING.into_iter().chain([FailureKind::NoSvid, FailureKind::NotLocal]) {
+    for why in LASTING.into_iter().chain([FailureKind::NoSvid]) {
         let mut node = Node::new();
         let dials = flood(&mut node, why, 60 * SECOND);
         // 0, then 0.1, 0.2, ... 25.6 s apart.
@@ -43,6 +43,23 @@ fn a_flood_dials_once_per_back_off_step() {
         }
         assert!(gaps.windows(2).all(|pair| pair[0] < pair[1]), "monotone: {gaps:?}");
     }
+}
+
+/// A peer whose pod has just been placed is asked five times a second until packets would wait no longer, and then as
+/// seldom as anybody.
+#[test]
+fn who_has_the_pod_and_not_its_svid_is_asked_steadily() {
+    let mut node = Node::new();
+    let dials = flood(&mut node, FailureKind::NotLocal, 60 * SECOND);
+    let steady = usize::try_from(STEADY_ATTEMPTS).expect("small");
+    assert!((steady + 6..=steady + 8).contains(&dials.len()), "{} handshakes in a minute", dials.len());
+    let gaps: Vec<u64> = dials.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    for (at, gap) in gaps.iter().enumerate() {
+        let least = BACKOFF_MIN << if at < steady { at.min(1) } else { at + 2 - steady };
+        let least = least.min(BACKOFF_MAX / 5 * 4);
+        assert!(*gap >= least && *gap <= least / 4 * 5 + 2 * MS, "gap {at} took {gap}");
+    }
+    assert!(dials[steady - 1] - dials[0] < PARK_DEADLINE, "while packets wait");
 }
 
 #[test]
@@ -160,13 +177,15 @@ fn patience_ends_before_the_deadline() {
         assert!(node.now - begin < 60 * SECOND);
     }
     assert_eq!((node.discarded + node.expired, node.released.len()), (1, 0));
-    assert!(node.machine.counters().started <= 6);
+    assert!(node.machine.counters().started <= u64::from(STEADY_ATTEMPTS) + 1);
 }
 
 #[test]
 fn the_sum_of_patient_steps_fits_into_the_parking_deadline() {
     let longest: u64 = (0..5).map(|step| (BACKOFF_MIN << step) / 4 * 5).sum();
     assert!(longest < PARK_DEADLINE, "{longest}");
+    let steady = u64::from(STEADY_ATTEMPTS - 1) * (2 * BACKOFF_MIN / 4 * 5) + BACKOFF_MIN / 4 * 5;
+    assert!(steady < PARK_DEADLINE, "{steady}");
 }
 
 #[test]

@@ -140,7 +140,10 @@ fn identity_arguments(command: &mut Command, config: &LabConfig, paths: &Paths, 
             command.args(["--svid-ttl", &format!("{}s", config.svid_ttl_seconds)]);
             return;
         }
-        IdentitySource::Spire { .. } => (spire.workload_socket(node), spire.admin_socket(node)),
+        IdentitySource::Spire { .. } => {
+            command.arg("--registrar-status").arg(spire.registrar_status());
+            (spire.workload_socket(node), spire.admin_socket(node))
+        }
         IdentitySource::External { workload_socket, admin_socket } => {
             (workload_socket.clone(), admin_socket.clone())
         }

@@ -42,7 +42,7 @@ impl Worker {
             space: Space::net(&spire::netns(config))?,
             server: service("spire-server", "spire-server", Some(spire.server_hold())),
             agents: nodes.collect(),
-            registrar: service("registrar", "registrar", None),
+            registrar: service("registrar", "registrar", Some(spire.registrar_hold())),
             config: config.clone(),
             spire,
         })

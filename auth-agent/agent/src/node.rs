@@ -55,6 +55,7 @@ use self::encryption::Encryption;
 use self::endpoint::Waiting;
 use self::observe::Names;
 use self::order::Order;
+use self::places::Addresses;
 use self::preshared::LastWord;
 use self::svids::Svids;
 use self::told::Told;
@@ -91,6 +92,7 @@ pub struct Node {
     inbound: mpsc::Sender<Inbound>,
     last_words: mpsc::Sender<LastWord>,
     encryption: Encryption,
+    addresses: Addresses,
     watched_uplink: u32,
     flows: Store,
     names: Names,
@@ -161,6 +163,7 @@ impl Node {
             inbound,
             last_words,
             encryption,
+            addresses: Addresses::default(),
             watched_uplink: 0,
             flows: Store::new(countersign_flows::limits::DEFAULT_CAPACITY),
             names: Names::new(&config.node_name),

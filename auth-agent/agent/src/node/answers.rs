@@ -175,7 +175,7 @@ impl Node {
 
     fn ipcache_list(&self) -> Vec<api::IpcacheEntry> {
         use countersign_ebpf_common::ipcache::flag;
-        let all = self.encryption.addresses.iter();
+        let all = self.addresses.known.iter();
         all.map(|(net, entry)| api::IpcacheEntry {
             address: net.network(),
             prefix_len: net.prefix_len(),
@@ -484,7 +484,7 @@ impl Node {
         self.metrics.set_endpoints(self.endpoints.iter().count() as u64);
         let behind = self.endpoints.iter().filter(|endpoint| endpoint.behind.is_some()).count();
         self.metrics.set_policy_behind(behind as u64);
-        self.metrics.set_encrypt_peers(self.encryption.node_nets.len().saturating_sub(1) as u64);
+        self.metrics.set_encrypt_peers(self.addresses.of_nodes.len().saturating_sub(1) as u64);
         self.metrics.set_leaks_prevented(self.leaks_prevented());
         self.metrics.render()
     }

@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use anyhow::Context;
 use countersign_cluster::NodePublisher;
-use countersign_ebpf_common::ipcache::IpEntry;
 use countersign_wg_manager::{Desired, KeyRing, Manager, OwnNode, RemoteNode};
 use countersign_wg_proto::{ANNOTATION, Agreements, PresharedKey, PublicKey, announce};
 use ipnet::IpNet;
@@ -37,10 +36,6 @@ pub(super) struct Encryption {
     attempted: Option<Instant>,
     /// Index of the device that is being watched.
     pub(super) watched: u32,
-    /// Addresses and prefixes of nodes that are in the datapath.
-    pub(super) node_nets: BTreeMap<String, BTreeSet<IpNet>>,
-    /// What the datapath knows of addresses.
-    pub(super) addresses: BTreeMap<IpNet, IpEntry>,
 }
 
 impl Encryption {
@@ -68,8 +63,6 @@ impl Encryption {
             announced: false,
             attempted: None,
             watched: 0,
-            node_nets: BTreeMap::new(),
-            addresses: BTreeMap::new(),
         })
     }
 }

@@ -73,7 +73,7 @@ impl Node {
         if let Some(node) = node {
             return Ok(outside(node.name.clone(), reserved::REMOTE_NODE));
         }
-        let around = self.encryption.addresses.iter().filter(|(net, _)| net.contains(&address));
+        let around = self.addresses.known.iter().filter(|(net, _)| net.contains(&address));
         let narrowest = around.max_by_key(|(net, _)| net.prefix_len()).map(|(_, entry)| entry.identity);
         Ok(outside(String::new(), narrowest.unwrap_or(reserved::WORLD)))
     }

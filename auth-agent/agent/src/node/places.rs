@@ -1,6 +1,6 @@
 //! What changes of the cluster mean: placements, addresses, nodes, and whose policy is to be worked out anew.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use countersign_auth_proto::Event;
@@ -15,6 +15,15 @@ use crate::clock;
 use crate::identities::{Effects, Placement};
 use crate::node_ids::THIS_NODE;
 use crate::world::{PodKey, PolicyChange, Touched as Changed};
+
+/// What the datapath knows of addresses.
+#[derive(Debug, Default)]
+pub(super) struct Addresses {
+    /// Every address and prefix with its entry.
+    pub(super) known: BTreeMap<IpNet, IpEntry>,
+    /// Those that are nodes' own, or their pods'.
+    pub(super) of_nodes: BTreeMap<String, BTreeSet<IpNet>>,
+}
 
 impl Node {
     /// Works out what a batch of changes means. `synced` says that it completes the first picture.
@@ -158,7 +167,7 @@ impl Node {
         let mut changed = false;
         for ip in addresses {
             let entry = self.identities.entry(*ip).or_else(|| self.node_entry(*ip));
-            let before = self.encryption.addresses.get(&IpNet::from(*ip)).copied();
+            let before = self.addresses.known.get(&IpNet::from(*ip)).copied();
             changed |= self.set_address(IpNet::from(*ip), entry);
             if before.is_some() && before != entry {
                 // Whoever had the address has it no more: what was asserted about it is void.
@@ -187,13 +196,13 @@ impl Node {
             tracing::error!(node = %node.name, "there are more nodes than numbers for them");
             return;
         };
-        let before = self.encryption.node_nets.remove(&node.name).unwrap_or_default();
+        let before = self.addresses.of_nodes.remove(&node.name).unwrap_or_default();
         let mut nets = BTreeSet::new();
         for ip in &node.internal_ips {
             nets.insert(IpNet::from(*ip));
         }
         nets.extend(node.pod_cidrs.iter().map(IpNet::trunc));
-        self.encryption.node_nets.insert(node.name.clone(), nets.clone());
+        self.addresses.of_nodes.insert(node.name.clone(), nets.clone());
         for net in before.difference(&nets) {
             self.set_address(*net, None);
         }
@@ -212,7 +221,7 @@ impl Node {
     }
 
     fn leave_node(&mut self, name: &str) {
-        for net in self.encryption.node_nets.remove(name).unwrap_or_default() {
+        for net in self.addresses.of_nodes.remove(name).unwrap_or_default() {
             self.set_address(net, None);
         }
         if let Some(node) = self.node_ids.id(name).filter(|id| *id != THIS_NODE) {
@@ -241,7 +250,7 @@ impl Node {
 
     /// Writes or removes an entry; says whether anything is different.
     fn set_address(&mut self, net: IpNet, entry: Option<IpEntry>) -> bool {
-        let known = self.encryption.addresses.get(&net).copied();
+        let known = self.addresses.known.get(&net).copied();
         if known == entry {
             return false;
         }
@@ -250,8 +259,8 @@ impl Node {
             None => self.datapath.ipcache_remove(net).map(drop),
         };
         match (done, entry) {
-            (Ok(()), Some(entry)) => drop(self.encryption.addresses.insert(net, entry)),
-            (Ok(()), None) => drop(self.encryption.addresses.remove(&net)),
+            (Ok(()), Some(entry)) => drop(self.addresses.known.insert(net, entry)),
+            (Ok(()), None) => drop(self.addresses.known.remove(&net)),
             (Err(error), _) => {
                 tracing::error!(%net, %error, "an address is not as it should be in the datapath")
             }
@@ -262,7 +271,7 @@ impl Node {
     /// Addresses that were pinned before a restart and that nobody knows any more.
     fn drop_unknown_addresses(&mut self) {
         for (net, _) in self.datapath.ipcache() {
-            if !self.encryption.addresses.contains_key(&net)
+            if !self.addresses.known.contains_key(&net)
                 && let Err(error) = self.datapath.ipcache_remove(net)
             {
                 tracing::error!(%net, %error, "a stale address stays in the datapath");

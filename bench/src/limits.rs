@@ -64,3 +64,8 @@ pub const LATENCY_SILENCE: Duration = Duration::from_millis(400);
 pub const LATENCY_PAUSE: Duration = Duration::from_millis(100);
 /// What a flush needs to reach both kernels, with the packets already on their way.
 pub const SETTLE: Duration = Duration::from_millis(300);
+
+/// Seconds of one stream through a tunnel.
+pub const TUNNEL_SECONDS: u64 = 4;
+/// Turns of every implementation.
+pub const TUNNEL_ROUNDS: u32 = 3;

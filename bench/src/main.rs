@@ -11,6 +11,7 @@ mod renewal;
 mod report;
 mod scene;
 mod spire;
+mod wireguard;
 
 use std::process::ExitCode;
 
@@ -50,6 +51,8 @@ enum Benchmark {
     PolicyScale(policy_scale::Sizes),
     /// From a manifest written to the first packet decided by it, on a node with 200 endpoints
     PolicyLatency(policy_latency::Size),
+    /// The data plane beside wireguard-go and others: throughput, latency, processor time
+    Wireguard,
     /// 100 identities against 100: all pairs from cold, and at 2,000 per second
     Handshakes,
 }
@@ -73,6 +76,7 @@ fn run(Arguments { benchmark, json }: Arguments) -> anyhow::Result<()> {
         Benchmark::Spire => spire::run(json),
         Benchmark::Handshakes => handshakes::run(json),
         Benchmark::PolicyLatency(size) => policy_latency::run(json, &size),
+        Benchmark::Wireguard => wireguard::run(json),
         Benchmark::PolicyScale(sizes) => policy_scale::run(json, &sizes),
     }
 }

@@ -19,6 +19,7 @@ const ALL: &[&str] = &[
     "first-datagram",
     "renewal",
     "spire",
+    "wireguard",
 ];
 
 /// Where the report goes.

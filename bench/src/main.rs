@@ -49,10 +49,10 @@ enum Benchmark {
     Spire,
     /// 10,000 policies and identities, 200 endpoints: compiled, changed, and what a packet pays
     PolicyScale(policy_scale::Sizes),
-    /// The data plane beside wireguard-go and others: throughput, latency, processor time
-    Wireguard,
     /// From a manifest written to the first packet decided by it, on a node with 200 endpoints
     PolicyLatency(policy_latency::Size),
+    /// The data plane beside wireguard-go and others: throughput, latency, processor time
+    Wireguard,
     /// 100 identities against 100: all pairs from cold, and at 2,000 per second
     Handshakes,
 }
@@ -75,8 +75,8 @@ fn run(Arguments { benchmark, json }: Arguments) -> anyhow::Result<()> {
         Benchmark::Renewal { seconds, kill_agent } => renewal::run(json, seconds, kill_agent),
         Benchmark::Spire => spire::run(json),
         Benchmark::Handshakes => handshakes::run(json),
-        Benchmark::Wireguard => wireguard::run(json),
         Benchmark::PolicyLatency(size) => policy_latency::run(json, &size),
+        Benchmark::Wireguard => wireguard::run(json),
         Benchmark::PolicyScale(sizes) => policy_scale::run(json, &sizes),
     }
 }

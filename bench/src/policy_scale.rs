@@ -17,7 +17,7 @@ use crate::report;
 use world::World;
 
 /// Changes of each kind of which the slowest in a hundred counts.
-const TRIALS: u32 = 200;
+const TRIALS: u32 = 1_000;
 /// Entries of the small table.
 const FEW: u32 = 10;
 /// Entries of the large one, and rules of the lists beside it.

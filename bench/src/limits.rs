@@ -58,3 +58,8 @@ pub const RESEND: Duration = Duration::from_secs(1);
 pub const COLD: Duration = Duration::from_secs(60);
 /// What a flush needs to reach both kernels, with the packets already on their way.
 pub const SETTLE: Duration = Duration::from_millis(300);
+
+/// Seconds of one stream through a tunnel.
+pub const TUNNEL_SECONDS: u64 = 4;
+/// Turns of every implementation.
+pub const TUNNEL_ROUNDS: u32 = 3;

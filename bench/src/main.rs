@@ -10,6 +10,7 @@ mod renewal;
 mod report;
 mod scene;
 mod spire;
+mod wireguard;
 
 use std::process::ExitCode;
 
@@ -47,6 +48,8 @@ enum Benchmark {
     Spire(spire::Parts),
     /// 10,000 policies and identities, 200 endpoints: compiled, changed, and what a packet pays
     PolicyScale(policy_scale::Sizes),
+    /// The data plane beside wireguard-go and others: throughput, latency, processor time
+    Wireguard,
     /// 100 identities against 100: all pairs from cold, and at 2,000 per second
     Handshakes,
 }
@@ -69,6 +72,7 @@ fn run(Arguments { benchmark, json }: Arguments) -> anyhow::Result<()> {
         Benchmark::Renewal { seconds, kill_agent } => renewal::run(json, seconds, kill_agent),
         Benchmark::Spire(parts) => spire::run(json, &parts),
         Benchmark::Handshakes => handshakes::run(json),
+        Benchmark::Wireguard => wireguard::run(json),
         Benchmark::PolicyScale(sizes) => policy_scale::run(json, &sizes),
     }
 }

@@ -10,8 +10,16 @@ use anyhow::{Context as _, Result, bail};
 use crate::{build, sh};
 
 /// Every benchmark, in the order of the report.
-const ALL: &[&str] =
-    &["datapath", "policy-scale", "handshakes", "first-connection", "first-datagram", "renewal", "spire"];
+const ALL: &[&str] = &[
+    "datapath",
+    "policy-scale",
+    "handshakes",
+    "first-connection",
+    "first-datagram",
+    "renewal",
+    "spire",
+    "wireguard",
+];
 
 /// Where the report goes.
 const REPORT: &str = "bench/RESULTS.md";

@@ -18,14 +18,31 @@ struct Peer {
     name: &'static str,
     /// The packages that are its programs.
     programs: &'static [&'static str],
+    /// Files of the module `of` that are wanted as they are.
+    files: &'static [&'static str],
+    /// How long it takes.
+    time: &'static str,
 }
 
-const PEERS: &[Peer] = &[Peer {
-    module: "e2e/peers/spire",
-    of: "github.com/spiffe/spire",
-    name: "spire",
-    programs: &["github.com/spiffe/spire/cmd/spire-server", "github.com/spiffe/spire/cmd/spire-agent"],
-}];
+const PEERS: &[Peer] = &[
+    Peer {
+        module: "e2e/peers/spire",
+        of: "github.com/spiffe/spire",
+        name: "spire",
+        programs: &["github.com/spiffe/spire/cmd/spire-server", "github.com/spiffe/spire/cmd/spire-agent"],
+        files: &[],
+        time: "about 7 minutes on two cores, once",
+    },
+    Peer {
+        module: "e2e/peers/wireguard",
+        of: "golang.zx2c4.com/wireguard",
+        name: "wireguard-go",
+        programs: &["golang.zx2c4.com/wireguard"],
+        // What every implementation in user space can be held against.
+        files: &["tests/netns.sh"],
+        time: "some seconds, once",
+    },
+];
 
 /// Builds what is missing.
 pub fn run() -> Result<()> {
@@ -44,6 +61,7 @@ fn ensure(peer: &Peer) -> Result<String> {
         .programs
         .iter()
         .filter_map(|path| path.rsplit('/').next())
+        .chain(peer.files.iter().filter_map(|path| path.rsplit('/').next()))
         .map(|name| place.join(name))
         .collect();
     if programs.iter().all(|program| program.is_file()) {
@@ -58,7 +76,7 @@ fn build(peer: &Peer, module: &Path, place: &Path) -> Result<()> {
     if sh::ask(&mut sh::command("go", ["version"])).is_none() {
         bail!("Go is needed, 1.26 or later: https://go.dev/doc/install");
     }
-    println!("peers      go build {} (about 7 minutes on two cores, once)", peer.programs.join(" "));
+    println!("peers      go build {} ({})", peer.programs.join(" "), peer.time);
     let parent = place.parent().context("the cache has a directory")?;
     std::fs::create_dir_all(parent)?;
     let unfinished = parent.join(format!(".{}-{}", peer.name, std::process::id()));
@@ -66,10 +84,23 @@ fn build(peer: &Peer, module: &Path, place: &Path) -> Result<()> {
     go.args(["build", "-trimpath", "-ldflags=-s -w", "-o"]).arg(format!("{}/", unfinished.display()));
     go.args(peer.programs).current_dir(module).env("CGO_ENABLED", "1");
     sh::run(&mut go)?;
+    for file in peer.files {
+        copy(peer, module, file, &unfinished).with_context(|| format!("{file} of {}", peer.of))?;
+    }
     if place.exists() {
         std::fs::remove_dir_all(place)?;
     }
     std::fs::rename(&unfinished, place).with_context(|| format!("put it into {}", place.display()))
+}
+
+/// A file of the module's source, which is in Go's cache by now.
+fn copy(peer: &Peer, module: &Path, file: &str, into: &Path) -> Result<()> {
+    let mut go = sh::command("go", ["list", "-m", "-f", "{{.Dir}}", peer.of]);
+    let source = sh::ask(go.current_dir(module)).context("the module is not there")?;
+    let name = Path::new(file).file_name().context("a directory")?;
+    let text = std::fs::read(Path::new(source.trim()).join(file))?;
+    // Go's cache is read-only; a copy need not be.
+    Ok(std::fs::write(into.join(name), text)?)
 }
 
 /// Where the lab looks for them.

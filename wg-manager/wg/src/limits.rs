@@ -39,3 +39,10 @@ pub const WORKERS: usize = 4;
 /// Packets the kernel holds for us in the TUN: a hundred pairs' released bursts of twenty, while the process
 /// waits for a processor. The default of 500 loses part of that.
 pub const QUEUE_LENGTH: libc::c_int = 4096;
+/// How long a process that has the device's name still may take to end.
+pub const PREDECESSOR: Duration = Duration::from_secs(2);
+/// Datagrams, joined ones counted once, taken from the socket in one system call: with joined ones, more than a
+/// socket buffer holds.
+pub const RECEIVES: usize = 32;
+/// Peers whose way back is remembered: twice as many as a cluster's nodes.
+pub const SOURCES: usize = 10_000;

@@ -15,9 +15,11 @@ mod limits;
 mod offload;
 mod plane;
 mod server;
+mod sources;
 mod tun;
 mod tun_sys;
 mod udp;
+mod udp_recv;
 
 use std::process::ExitCode;
 use std::sync::Arc;

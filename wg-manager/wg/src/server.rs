@@ -10,10 +10,10 @@ use countersign_wg_proto::uapi::{Request, encode_get_reply, encode_set_reply, pa
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Mutex, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use zeroize::Zeroizing;
 
-use crate::limits::{CONNECTION_TIMEOUT, CONNECTIONS};
+use crate::limits::{CONNECTION_TIMEOUT, CONNECTIONS, PREDECESSOR};
 use crate::plane::{Errno, Plane};
 
 /// Where the tools look for sockets.
@@ -33,13 +33,18 @@ impl Drop for Server {
 
 impl Server {
     /// Listen on the socket of the device `name`, which only root may connect to. A socket that nobody
-    /// listens on any more is replaced; one that somebody does is an error.
+    /// listens on any more is replaced; one that somebody does is an error, unless it is about to end: a process
+    /// whose device was deleted a moment ago.
     pub async fn bind(name: &str) -> io::Result<Self> {
         let directory = Path::new(DIRECTORY);
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         let path = directory.join(format!("{name}.sock"));
-        if UnixStream::connect(&path).await.is_ok() {
-            return Err(io::Error::from(io::ErrorKind::AddrInUse));
+        let give_up = Instant::now() + PREDECESSOR;
+        while UnixStream::connect(&path).await.is_ok() {
+            if Instant::now() >= give_up {
+                return Err(io::Error::from(io::ErrorKind::AddrInUse));
+            }
+            sleep(PREDECESSOR / 100).await;
         }
         // Under a name that nobody looks for, until its mode is right.
         let hidden = directory.join(format!(".{name}.{}", std::process::id()));

@@ -8,6 +8,7 @@ use std::vec::Drain;
 
 use gotatun::packet::{Ip, Packet, PacketBufPool};
 use gotatun::tun::{IpRecv, IpSend, MtuWatcher};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 
@@ -74,7 +75,8 @@ fn no_link_local_address(name: &str) {
     }
 }
 
-/// Looks at the device from time to time, until nobody wants to know any more.
+/// Looks at the device from time to time, and at once when it reports an error, as it does when it is deleted.
+/// Until nobody wants to know any more.
 async fn watch(fd: Weak<AsyncFd<File>>, mtu: watch::Sender<u16>, gone: watch::Sender<bool>) {
     while let Some(fd) = fd.upgrade() {
         // It may have been renamed.
@@ -91,8 +93,12 @@ async fn watch(fd: Weak<AsyncFd<File>>, mtu: watch::Sender<u16>, gone: watch::Se
                 return;
             }
         }
-        drop(fd);
-        tokio::time::sleep(LOOK_EVERY).await;
+        let error = async {
+            if let Ok(mut guard) = fd.ready(Interest::ERROR).await {
+                guard.clear_ready();
+            }
+        };
+        let _ = tokio::time::timeout(LOOK_EVERY, error).await;
     }
 }
 

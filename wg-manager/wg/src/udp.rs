@@ -1,7 +1,7 @@
 //! The UDP socket: datagrams of one size to one peer leave in one system call.
 
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,11 +9,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use gotatun::packet::{Packet, PacketBufPool};
 use gotatun::udp::socket::{UdpSocket, UdpSocketFactory};
 use gotatun::udp::{UdpRecv, UdpSend, UdpTransportFactory, UdpTransportFactoryParams};
-use nix::sys::socket::sockopt::{RcvBufForce, SndBufForce};
+use nix::sys::socket::sockopt::{Ipv4PacketInfo, Ipv6RecvPacketInfo, RcvBufForce, SndBufForce};
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg, setsockopt};
 use tokio::io::Interest;
 
 use crate::limits::{BATCH, MAX_SEGMENTS, MAX_SEND, SOCKET_BUFFER};
+use crate::sources::Sources;
+use crate::udp_recv::{Buffers, receive};
 
 /// Opens [`Socket`]s, and keeps the last one: the core stops and starts anew when anything about the device
 /// changes, and the port must not be lost in between (nor the datagrams that arrive then).
@@ -29,6 +31,7 @@ pub struct Socket {
     inner: UdpSocket,
     /// The path's interface can complete checksums of joined datagrams. Until it says otherwise.
     joins: Arc<AtomicBool>,
+    sources: Sources,
 }
 
 impl UdpTransportFactory for Factory {
@@ -47,14 +50,21 @@ impl UdpTransportFactory for Factory {
         if let Err(error) = grown {
             tracing::debug!(%error, "socket buffers stay small");
         }
-        let socket = Socket { inner, joins: Arc::new(AtomicBool::new(true)) };
+        // Without them peers are answered from whatever address the kernel chooses.
+        let told = setsockopt(&inner, Ipv6RecvPacketInfo, &true)
+            .or_else(|_| setsockopt(&inner, Ipv4PacketInfo, &true));
+        if let Err(error) = told {
+            tracing::debug!(%error, "the addresses that datagrams are sent to stay unknown");
+        }
+        let joins = Arc::new(AtomicBool::new(true));
+        let socket = Socket { inner, joins, sources: Sources::default() };
         self.last = Some(socket.clone());
         Ok((socket.clone(), socket))
     }
 }
 
 impl UdpRecv for Socket {
-    type RecvManyBuf = <UdpSocket as UdpRecv>::RecvManyBuf;
+    type RecvManyBuf = Buffers;
 
     async fn recv_from(&mut self, pool: &mut PacketBufPool) -> io::Result<(Packet, SocketAddr)> {
         self.inner.recv_from(pool).await
@@ -67,7 +77,9 @@ impl UdpRecv for Socket {
         packets: &mut Vec<(Packet, SocketAddr)>,
     ) -> io::Result<()> {
         // An error the network reported about one datagram must not end the socket.
-        while let Err(error) = self.inner.recv_many_from(buffer, pool, packets).await {
+        let socket = self.inner.socket();
+        let mut receive = || receive(socket.as_raw_fd(), buffer, pool, packets, &self.sources);
+        while let Err(error) = socket.async_io(Interest::READABLE, &mut receive).await {
             match error.raw_os_error() {
                 Some(libc::EBADF | libc::ENOTSOCK | libc::EINVAL | libc::EFAULT) | None => return Err(error),
                 Some(_) => tracing::debug!(%error, "receiving"),
@@ -81,7 +93,7 @@ impl UdpSend for Socket {
     type SendManyBuf = ();
 
     async fn send_to(&self, packet: Packet, destination: SocketAddr) -> io::Result<()> {
-        self.inner.send_to(packet, destination).await
+        self.send_some(&[IoSlice::new(&packet)], None, destination).await
     }
 
     fn max_number_of_packets_to_send(&self) -> usize {
@@ -126,6 +138,24 @@ fn run_length(packets: &[(Packet, SocketAddr)]) -> usize {
     packets.len()
 }
 
+/// The address is not this node's any more, or leads nowhere from there.
+fn is_about_the_source(error: &io::Error) -> bool {
+    let about = [libc::EINVAL, libc::EADDRNOTAVAIL, libc::ENETUNREACH, libc::EHOSTUNREACH, libc::ENODEV];
+    error.raw_os_error().is_some_and(|errno| about.contains(&errno))
+}
+
+fn v4_source(own: IpAddr) -> Option<libc::in_pktinfo> {
+    let IpAddr::V4(own) = own else { return None };
+    let address = |ip: Ipv4Addr| libc::in_addr { s_addr: u32::from(ip).to_be() };
+    let nowhere = address(Ipv4Addr::UNSPECIFIED);
+    Some(libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: address(own), ipi_addr: nowhere })
+}
+
+fn v6_source(own: IpAddr) -> Option<libc::in6_pktinfo> {
+    let IpAddr::V6(own) = own else { return None };
+    Some(libc::in6_pktinfo { ipi6_addr: libc::in6_addr { s6_addr: own.octets() }, ipi6_ifindex: 0 })
+}
+
 impl Socket {
     fn has_port(&self, port: u16) -> bool {
         self.inner.local_addr().is_ok_and(|address| address.port() == port)
@@ -140,7 +170,7 @@ impl Socket {
             }
         }
         for (packet, destination) in run {
-            if let Err(error) = self.inner.socket().send_to(packet, *destination).await {
+            if let Err(error) = self.send_some(&[IoSlice::new(packet)], None, *destination).await {
                 tracing::trace!(%error, "sending");
             }
         }
@@ -158,12 +188,42 @@ impl Socket {
     async fn send_joined(&self, run: &[(Packet, SocketAddr)]) -> io::Result<()> {
         let Some((first, destination)) = run.first() else { return Ok(()) };
         let size = u16::try_from(first.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-        let to = SockaddrStorage::from(*destination);
         let slices: Vec<IoSlice<'_>> = run.iter().map(|(packet, _)| IoSlice::new(packet)).collect();
-        let socket = self.inner.socket();
+        self.send_some(&slices, Some(size), *destination).await
+    }
+
+    /// One datagram, or several of `segment` bytes each: from the address that the peer has sent to, or else from
+    /// any.
+    async fn send_some(
+        &self,
+        slices: &[IoSlice<'_>],
+        segment: Option<u16>,
+        destination: SocketAddr,
+    ) -> io::Result<()> {
+        if let Some(own) = self.sources.of(destination) {
+            match self.send_from(slices, segment, destination, Some(own)).await {
+                Err(error) if is_about_the_source(&error) => self.sources.forget(destination),
+                result => return result,
+            }
+        }
+        self.send_from(slices, segment, destination, None).await
+    }
+
+    async fn send_from(
+        &self,
+        slices: &[IoSlice<'_>],
+        segment: Option<u16>,
+        destination: SocketAddr,
+        own: Option<IpAddr>,
+    ) -> io::Result<()> {
+        let (v4, v6) = (own.and_then(v4_source), own.and_then(v6_source));
+        let mut control = Vec::with_capacity(2);
+        control.extend(segment.as_ref().map(ControlMessage::UdpGsoSegments));
+        control.extend(v4.as_ref().map(ControlMessage::Ipv4PacketInfo));
+        control.extend(v6.as_ref().map(ControlMessage::Ipv6PacketInfo));
+        let (socket, to) = (self.inner.socket(), SockaddrStorage::from(destination));
         let send = || {
-            let control = [ControlMessage::UdpGsoSegments(&size)];
-            let sent = sendmsg(socket.as_raw_fd(), &slices, &control, MsgFlags::MSG_DONTWAIT, Some(&to));
+            let sent = sendmsg(socket.as_raw_fd(), slices, &control, MsgFlags::MSG_DONTWAIT, Some(&to));
             sent.map(|_| ()).map_err(io::Error::from)
         };
         socket.async_io(Interest::WRITABLE, send).await

@@ -32,6 +32,7 @@ const NEEDS: &[Need] = &[
     need("iptables", "iptables-legacy-restore", "a list of rules to measure beside"),
     need("nftables", "nft", "another"),
     need("iperf3", "iperf3", "streams through the tunnel in tests and benchmarks"),
+    need("ncat", "ncat", "WireGuard's own script sends datagrams with it"),
     need("util-linux", "nsenter", "enters the lab's namespaces"),
 ];
 

@@ -154,10 +154,6 @@ impl Node {
             self.set_peers();
         }
         self.agree_due();
-        if self.encryption.dirty {
-            self.encryption.dirty = false;
-            self.tell_manager();
-        }
     }
 
     fn announce_key(&mut self) {

@@ -21,12 +21,15 @@ impl Node {
     /// Ends keys that have lived their time, and asks for those that are wanted.
     pub(super) fn agree_due(&mut self) {
         let now = clock::boot_ns();
-        for node in self.encryption.agreements.expire(now) {
+        let ended = self.encryption.agreements.expire(now);
+        if !ended.is_empty() {
+            self.tell_manager();
+        }
+        for node in ended {
             tracing::warn!(
                 node,
                 "the preshared key has ended; the node's pods are unreachable until there is another"
             );
-            self.encryption.dirty = true;
         }
         for Ask { node, attempt } in self.encryption.agreements.due(now) {
             if let Err(why) = self.ask(&node, attempt) {

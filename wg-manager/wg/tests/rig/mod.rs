@@ -20,7 +20,7 @@ const BINARY: &str = env!("CARGO_BIN_EXE_countersign-wg");
 /// True if the test can run. It needs root, TUN and some tools; where those are missing it is skipped, but
 /// fails when `CI=true`.
 pub fn possible() -> bool {
-    let tools = ["ip", "nsenter", "unshare", "wg", "ping", "iperf3"];
+    let tools = ["ip", "nsenter", "unshare", "wg", "ping", "iperf3", "ncat", "ss"];
     let missing: Vec<&str> = tools.into_iter().filter(|tool| !installed(tool)).collect();
     let root = nix::unistd::geteuid().is_root();
     let tun = Path::new("/dev/net/tun").exists();

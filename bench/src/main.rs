@@ -46,7 +46,7 @@ enum Benchmark {
         kill_agent: bool,
     },
     /// Real SPIRE: from a pod's creation to its first authenticated byte; keys a node can get out of 5,000 identities
-    Spire,
+    Spire(spire::Parts),
     /// 10,000 policies and identities, 200 endpoints: compiled, changed, and what a packet pays
     PolicyScale(policy_scale::Sizes),
     /// From a manifest written to the first packet decided by it, on a node with 200 endpoints
@@ -73,7 +73,7 @@ fn run(Arguments { benchmark, json }: Arguments) -> anyhow::Result<()> {
         Benchmark::FirstConnection => first_connection::run(json),
         Benchmark::FirstDatagram => first_datagram::run(json),
         Benchmark::Renewal { seconds, kill_agent } => renewal::run(json, seconds, kill_agent),
-        Benchmark::Spire => spire::run(json),
+        Benchmark::Spire(parts) => spire::run(json, &parts),
         Benchmark::Handshakes => handshakes::run(json),
         Benchmark::PolicyLatency(size) => policy_latency::run(json, &size),
         Benchmark::Wireguard => wireguard::run(json),

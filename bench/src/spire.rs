@@ -1,11 +1,12 @@
-//! `spire`: how long a new pod waits for its first authenticated byte with real SPIRE, set up to be quick and as it is
-//! by default; and what a node can get out of a cluster of 5,000 identities, beside the layout that gives every node
-//! every key.
+//! `spire`: how long a new pod waits for its first authenticated byte with real SPIRE, set up to be quick, with entries
+//! that were there before the pods, and as it is by default; and what a node can get out of a cluster of 5,000
+//! identities, beside the layout that gives every node every key.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use clap::Args;
 use countersign_e2e::manifests::{Pod, Rule, policy};
 use countersign_e2e::spire::{cilium_layout, create, obtainable};
 use countersign_e2e::stats::{Samples, rounded};
@@ -13,7 +14,7 @@ use countersign_e2e::tcp::{self, Acceptor};
 use countersign_e2e::world::{World, WorldOptions, eventually};
 use countersign_lab::IdentitySource;
 use countersign_lab::process::Record;
-use countersign_lab::spire::{TRUST_DOMAIN, Tuning, parent_id};
+use countersign_lab::spire::{Part, TRUST_DOMAIN, Tuning, parent_id};
 use serde::Serialize;
 
 use crate::report::{self, ms};
@@ -32,6 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Report {
     pod_to_first_byte_p50_ms: f64,
     p99_ms: f64,
+    static_p50_ms: f64,
+    static_p99_ms: f64,
     default_p50_ms: f64,
     default_p99_ms: f64,
     keys_held: usize,
@@ -42,13 +45,29 @@ struct Report {
     sign_seconds_all_identities: f64,
 }
 
+/// What to measure.
+#[derive(Args)]
+pub struct Parts {
+    /// Nothing but the first row: a pod's first byte with the registrar and SPIRE set up to be quick
+    #[arg(long)]
+    quick_only: bool,
+    /// How many pods are made one after the other
+    #[arg(long, default_value_t = PODS)]
+    pods: usize,
+}
+
 /// Runs all of it and prints it.
-pub fn run(json: bool) -> Result<()> {
-    let (quick, acceptor) = up("benchspire", Tuning::Fast)?;
-    let one_by_one = (0..PODS).map(|n| fresh_pod(&quick, n)).collect::<Result<Samples>>()?;
+pub fn run(json: bool, parts: &Parts) -> Result<()> {
+    let (quick, acceptor) = up("benchspire", Tuning::Fast, Vec::new())?;
+    let one_by_one = (0..parts.pods).map(|n| fresh_pod(&quick, n)).collect::<Result<Samples>>()?;
+    if parts.quick_only {
+        println!("{} pods: p50 {} ms, p99 {} ms", parts.pods, ms(one_by_one.p50()), ms(one_by_one.p99()));
+        return Ok(());
+    }
     let keys = keys(&quick)?;
     drop((acceptor, quick));
-    let (slow, _acceptor) = up("benchspdef", Tuning::Default)?;
+    let prepared = with_static_entries(parts.pods)?;
+    let (slow, _acceptor) = up("benchspdef", Tuning::Default, Vec::new())?;
     let at_once = std::thread::scope(|scope| {
         let pod = |n| (n, &slow);
         let threads: Vec<_> =
@@ -61,6 +80,8 @@ pub fn run(json: bool) -> Result<()> {
     let report = Report {
         pod_to_first_byte_p50_ms: rounded(one_by_one.p50()),
         p99_ms: rounded(one_by_one.p99()),
+        static_p50_ms: rounded(prepared.p50()),
+        static_p99_ms: rounded(prepared.p99()),
         default_p50_ms: rounded(at_once.p50()),
         default_p99_ms: rounded(at_once.p99()),
         keys_held: keys.ours.keys,
@@ -70,24 +91,59 @@ pub fn run(json: bool) -> Result<()> {
         sign_seconds: keys.ours.seconds,
         sign_seconds_all_identities: keys.all.seconds,
     };
-    print(&report);
+    print(&report, parts.pods);
     report::json(json, &report)
 }
 
 /// A server on node 2 that wants to know who comes.
-fn up(name: &str, tuning: Tuning) -> Result<(World, Acceptor)> {
-    let options =
-        WorldOptions { identity_source: IdentitySource::Spire { tuning }, ..WorldOptions::new(name)? };
-    let rule = Rule { peer: "client", ports: &["TCP/8001"], required: true };
-    let world = World::up(
-        options,
-        &[Pod::new("server", "node2", "server").yaml(), policy("servers", "server", &[rule], &[])],
-    )?;
+fn up(name: &str, tuning: Tuning, agent_args: Vec<String>) -> Result<(World, Acceptor)> {
+    let identity_source = IdentitySource::Spire { tuning };
+    let options = WorldOptions { identity_source, agent_args, ..WorldOptions::new(name)? };
+    let world = World::up(options, &server())?;
     eventually("the server has its SVID", PATIENCE, || {
         Ok(world.agent("node2")?.spire_status()?.svids.iter().any(|svid| !svid.pods.is_empty()))
     })?;
     let acceptor = Acceptor::start(vec![tcp::listen(&world.place("server")?.space, PORT)?]);
     Ok((world, acceptor))
+}
+
+/// Entries that somebody wrote long before the pods, by their names: nothing has to reach anybody any more. No
+/// registrar, and SPIRE's own intervals.
+fn with_static_entries(pods: usize) -> Result<Samples> {
+    let template = "spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}";
+    let selector = "bench:pod:{pod}";
+    let args = ["--spiffe-id-template", template, "--workload-selector", selector].map(str::to_owned);
+    let (world, _acceptor) = up_without_registrar("benchspsta", pods, args.to_vec())?;
+    (0..pods).map(|n| fresh_pod(&world, n)).collect()
+}
+
+fn up_without_registrar(name: &str, pods: usize, agent_args: Vec<String>) -> Result<(World, Acceptor)> {
+    let identity_source = IdentitySource::Spire { tuning: Tuning::Default };
+    let options = WorldOptions { identity_source, agent_args, ..WorldOptions::new(name)? };
+    let world = World::up(options, &server())?;
+    let spire = world.spire()?;
+    eventually("every agent has its own SVID", PATIENCE, || {
+        let has = |node: &str| Ok::<_, anyhow::Error>(!world.agent(node)?.spire_status()?.svids.is_empty());
+        Ok(has("node1")? && has("node2")?)
+    })?;
+    spire.stop(Part::Registrar)?;
+    let id = format!("spiffe://{TRUST_DOMAIN}/ns/default/sa/default");
+    let entry =
+        |node: &str, pod: String| (id.clone(), parent_id(node), "bench".to_owned(), format!("pod:{pod}"));
+    let clients = (0..pods).map(|n| entry("node1", format!("client-{n}")));
+    create(&spire, clients.chain([entry("node2", "server".to_owned())]))?;
+    eventually("the entries have reached the agents", PATIENCE, || {
+        let last = ("bench".to_owned(), format!("pod:client-{}", pods.saturating_sub(1)));
+        let reached = !obtainable(&spire.paths().admin_socket("node1"), vec![last])?.is_empty();
+        Ok(reached && world.agent("node2")?.spire_status()?.svids.iter().any(|svid| !svid.pods.is_empty()))
+    })?;
+    let acceptor = Acceptor::start(vec![tcp::listen(&world.place("server")?.space, PORT)?]);
+    Ok((world, acceptor))
+}
+
+fn server() -> [String; 2] {
+    let rule = Rule { peer: "client", ports: &["TCP/8001"], required: true };
+    [Pod::new("server", "node2", "server").yaml(), policy("servers", "server", &[rule], &[])]
 }
 
 /// From writing the manifest of a pod with an identity of its own to the end of its first `connect()`, which waits
@@ -173,13 +229,15 @@ fn rss_mib(world: &World) -> Result<f64> {
     Ok((kib / 1024.0 * 10.0).round() / 10.0)
 }
 
-fn print(report: &Report) {
+fn print(report: &Report, pods: usize) {
     println!("\nFrom a pod's creation to its first authenticated byte, real SPIRE");
     let mut table = report::table(&["SPIRE", "pods", "p50 ms", "p99 ms"]);
     let (p50, p99) = (ms(report.pod_to_first_byte_p50_ms), ms(report.p99_ms));
-    table.add_row(["set up to be quick", &PODS.to_string(), &p50, &p99]);
+    table.add_row(["registrar, set up to be quick", &pods.to_string(), &p50, &p99]);
+    let (p50, p99) = (ms(report.static_p50_ms), ms(report.static_p99_ms));
+    table.add_row(["entries made before the pods, default intervals", &pods.to_string(), &p50, &p99]);
     let (p50, p99) = (ms(report.default_p50_ms), ms(report.default_p99_ms));
-    table.add_row(["default intervals, all at once", &SLOW_PODS.to_string(), &p50, &p99]);
+    table.add_row(["registrar, default intervals, all at once", &SLOW_PODS.to_string(), &p50, &p99]);
     println!("{table}\n\nWhat node 1 can get: {IDENTITIES} identities, {LOCAL} of them its own");
     let mut table =
         report::table(&["entries", "keys", "SPIRE agent's memory MiB", "until all were signed s"]);

@@ -36,7 +36,8 @@ pub const RECONNECT_MAX: Duration = Duration::from_secs(2);
 /// How long a first answer is waited for that SPIRE's agent has at hand.
 pub const FIRST_ANSWER: Duration = Duration::from_secs(10);
 
-/// After so long without a word, SPIRE's agent is asked whether it is there: one short call, whose answer it has at hand.
+/// After so long without a word, SPIRE's agent is asked whether it is there: one short call, whose answer it has at
+/// hand.
 pub const PROBE_EVERY: Duration = Duration::from_secs(5);
 
 /// How long that answer is waited for. A process that was stopped takes connections and says nothing.

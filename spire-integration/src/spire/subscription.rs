@@ -81,8 +81,8 @@ pub(super) async fn bundles(channel: Channel, own: TrustDomain, reports: Reports
     }
 }
 
-/// Asks now and then for what SPIRE's agent has at hand, and returns when it does not answer: a stream that says nothing
-/// does not tell an agent that has no news from one that was stopped.
+/// Asks now and then for what SPIRE's agent has at hand, and returns when it does not answer: a stream that says
+/// nothing does not tell an agent that has no news from one that was stopped.
 async fn silence(client: DelegatedIdentityClient<Channel>, reports: &Reports) -> Result<String, Over> {
     loop {
         sleep(PROBE_EVERY).await;

@@ -192,7 +192,7 @@ impl Told {
 
     /// What is to be saved, if that has changed since the last time. `is_live` says what is proved here and will be
     /// read back from the maps; `unix` makes Unix seconds of the boot clock's.
-    pub(super) fn to_save(
+    pub(super) fn unsaved(
         &mut self,
         is_live: impl Fn(Pair) -> bool,
         unix: impl Fn(u64) -> u64,
@@ -324,8 +324,8 @@ mod tests {
     }
 
     fn saved_and_restored(told: &mut Told, live: &[Pair]) -> Told {
-        let saved = told.to_save(|pair| live.contains(&pair), |boot| boot + 1_000).expect("something new");
-        assert!(told.to_save(|_| false, |boot| boot).is_none(), "nothing new since");
+        let saved = told.unsaved(|pair| live.contains(&pair), |boot| boot + 1_000).expect("something new");
+        assert!(told.unsaved(|_| false, |boot| boot).is_none(), "nothing new since");
         let text = serde_json::to_vec(&saved).expect("JSON");
         let saved = serde_json::from_slice(&text).expect("the same JSON");
         let mut again = Told::default();
@@ -362,11 +362,11 @@ mod tests {
         told.unproved(Pair::new(300, 400, 1), 100);
         told.unproved(Pair::new(300, 401, 1), 10);
         told.unproved(Pair::new(300, 400, THIS_NODE), 10);
-        assert!(told.to_save(|_| false, |boot| boot).is_none(), "nobody believes on");
+        assert!(told.unsaved(|_| false, |boot| boot).is_none(), "nobody believes on");
         told.unproved(Pair::new(300, 400, 1), 10);
-        assert!(told.to_save(|_| false, |boot| boot).is_some());
+        assert!(told.unsaved(|_| false, |boot| boot).is_some());
         told.not_saved();
-        assert!(told.to_save(|_| false, |boot| boot).is_some());
+        assert!(told.unsaved(|_| false, |boot| boot).is_some());
     }
 
     #[test]

@@ -52,7 +52,7 @@ impl Node {
     /// Writes down what a restart must not forget, if there is anything new.
     pub(super) fn save_told(&mut self) {
         let (machine, now) = (&self.machine, clock::boot_ns());
-        let Some(saved) = self.told.to_save(|pair| machine.is_live(pair, now), clock::unix_at_boot) else {
+        let Some(saved) = self.told.unsaved(|pair| machine.is_live(pair, now), clock::unix_at_boot) else {
             return;
         };
         if let Err(error) = self.told_file.save(&saved) {

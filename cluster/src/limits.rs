@@ -14,8 +14,9 @@ pub const OBJECTS_PER_FILE: usize = 5_000;
 /// Changes that wait for their reader; the directory is read again only when they are taken.
 pub const CHANGES: usize = 1_024;
 
-/// How long a directory must be quiet before it is read: editors and `kubectl`-like tools write in bursts.
-pub const QUIET: Duration = Duration::from_millis(25);
+/// How long a directory must be quiet before it is read: editors and `kubectl`-like tools write in bursts. Longer
+/// than the coarsest tick of file systems' clocks (10 ms), so that a file this old cannot change under its stamp.
+pub const QUIET: Duration = Duration::from_millis(12);
 
 /// How long a noisy directory may put off reading the files that are not being written.
 pub const QUIET_AT_MOST: Duration = Duration::from_millis(200);

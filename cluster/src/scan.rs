@@ -219,10 +219,14 @@ impl Known {
 fn list_once(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
+        let entry = entry?;
+        let path = entry.path();
+        // The listing itself says so, but for links.
+        let kind = entry.file_type()?;
+        let is_directory = kind.is_dir() || (kind.is_symlink() && path.is_dir());
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
-        if !name.starts_with('.') && matches!(ending, "yaml" | "yml" | "json") && !path.is_dir() {
+        if !name.starts_with('.') && matches!(ending, "yaml" | "yml" | "json") && !is_directory {
             paths.push(path);
         }
     }

@@ -48,7 +48,9 @@ fn open(path: &Path) -> io::Result<(File, u64)> {
 fn parse(file: File) -> io::Result<RegistrarStatus> {
     let mut bytes = Vec::new();
     file.take(MAX_BYTES).read_to_end(&mut bytes)?;
-    Ok(serde_json::from_slice(&bytes)?)
+    // serde would take an empty list for a status in which nothing is said.
+    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&bytes)?;
+    Ok(serde_json::from_value(object.into())?)
 }
 
 fn entry(file: String, written: u64, status: RegistrarStatus) -> api::RegistrarEntry {

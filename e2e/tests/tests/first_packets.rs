@@ -114,8 +114,8 @@ fn a_pair_that_cannot_prove_itself_does_not_make_a_storm() -> Result<()> {
         let receiver = Receiver::start(vec![udp::socket(&web.space, PORT)?]);
         let to = SocketAddr::new(web.address(false)?, PORT);
         let datagrams = Datagrams::start(udp::socket(&nobody.space, 0)?, to, 0, 1000);
-        // Past the first, quick steps of the back-off: the sixth is 3 s.
-        eventually("the first tries have failed", Duration::from_secs(30), || Ok(failures(world)? >= 5))?;
+        // Past the steady tries (the pod is there, and might have its SVID soon) and the first steps after them.
+        eventually("the first tries have failed", Duration::from_secs(30), || Ok(failures(world)? >= 21))?;
         let (failed, cpu, sent) = (failures(world)?, process::cpu_seconds(pid)?, datagrams.sent());
         eventually("10 s worth of packets is sent", Duration::from_secs(60), || {
             Ok(datagrams.sent() >= sent + 10_000)

@@ -34,8 +34,13 @@ struct Arguments {
 enum Task {
     /// Install what the machine lacks; changes nothing when all is there
     Setup,
-    /// Build the real peers of the tests (SPIRE) from their Go modules, into the cache; nothing if they are there
-    Peers,
+    /// Build the real peers of the tests (SPIRE, wireguard-go) from their Go modules, into the cache; nothing if they
+    /// are there
+    Peers {
+        /// Also those that only benchmarks want (boringtun, gotatun)
+        #[arg(long)]
+        benchmarks: bool,
+    },
     /// Build the eBPF programs
     BuildEbpf,
     /// Build the eBPF programs and every binary
@@ -87,7 +92,7 @@ fn main() -> ExitCode {
 fn run(task: Task) -> anyhow::Result<()> {
     match task {
         Task::Setup => setup::run(),
-        Task::Peers => peers::run(),
+        Task::Peers { benchmarks } => peers::run(benchmarks),
         Task::BuildEbpf => build_ebpf::run(),
         Task::Build => build::run(),
         Task::Lint => ci::lint(),

@@ -44,12 +44,50 @@ const PEERS: &[Peer] = &[
     },
 ];
 
+/// A program of others in Rust, that benchmarks measure beside ours.
+struct Crate {
+    name: &'static str,
+    version: &'static str,
+    /// Its name in the cache, and that of its program.
+    place: &'static str,
+    program: &'static str,
+}
+
+const CRATES: &[Crate] = &[
+    Crate { name: "boringtun-cli", version: "0.7.1", place: "boringtun", program: "boringtun-cli" },
+    Crate { name: "gotatun-cli", version: "0.10.2", place: "gotatun", program: "gotatun" },
+];
+
 /// Builds what is missing.
-pub fn run() -> Result<()> {
+pub fn run(benchmarks: bool) -> Result<()> {
     for peer in PEERS {
         println!("{}", ensure(peer)?);
     }
+    for one in CRATES.iter().filter(|_| benchmarks) {
+        println!("{}", install(one)?);
+    }
     Ok(())
+}
+
+/// Builds the program of a crate, as the registry has it.
+fn install(one: &Crate) -> Result<String> {
+    let Crate { name, version, place, program } = one;
+    let peers = cache()?.join("peers");
+    let there = peers.join(format!("{place}-{version}"));
+    if there.join(program).is_file() {
+        return Ok(format!("peers      {place} {version} present"));
+    }
+    println!("peers      cargo install {name} (about 2 minutes on two cores, once)");
+    let unfinished = peers.join(format!(".{place}-{}", std::process::id()));
+    let mut cargo = sh::cargo(["install", "--quiet", "--locked", "--version", version, name, "--root"]);
+    sh::run(cargo.arg(&unfinished))?;
+    if there.exists() {
+        std::fs::remove_dir_all(&there)?;
+    }
+    std::fs::rename(unfinished.join("bin"), &there)
+        .with_context(|| format!("put it into {}", there.display()))?;
+    std::fs::remove_dir_all(&unfinished)?;
+    Ok(format!("peers      {place} {version} built into {}", there.display()))
 }
 
 fn ensure(peer: &Peer) -> Result<String> {

@@ -109,14 +109,14 @@ fn programs() -> Result<Vec<Program>> {
     let go =
         newest(&peers, "wireguard-go-", "wireguard").context("no wireguard-go: run `cargo xtask peers`")?;
     let mut all = vec![
-        Program { name: "countersign-wg", path: ours, arguments: &[] },
-        Program { name: "wireguard-go", path: go, arguments: &[] },
+        Program { name: "countersign-wg", path: ours, arguments: &["--foreground"] },
+        Program { name: "wireguard-go", path: go, arguments: &["-f"] },
     ];
     if let Some(path) = newest(&peers, "boringtun-", "boringtun-cli") {
-        all.push(Program { name: "boringtun", path, arguments: &["--disable-drop-privileges"] });
+        all.push(Program { name: "boringtun", path, arguments: &["-f", "--disable-drop-privileges"] });
     }
     if let Some(path) = newest(&peers, "gotatun-", "gotatun") {
-        all.push(Program { name: "gotatun", path, arguments: &["--disable-drop-privileges"] });
+        all.push(Program { name: "gotatun", path, arguments: &["-f", "--disable-drop-privileges"] });
     }
     Ok(all)
 }

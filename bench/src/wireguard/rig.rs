@@ -3,21 +3,19 @@
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use nix::sched::{CloneFlags, setns};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
-/// A program that makes a WireGuard device: `PROGRAM DEVICE`, in the background when it returns.
+/// A program that makes a WireGuard device: `PROGRAM [arguments] DEVICE`, in the foreground.
 #[derive(Clone, Debug)]
 pub struct Program {
     pub name: &'static str,
     pub path: PathBuf,
-    /// What it wants before the device's name.
+    /// What it wants before the device's name: to stay in the foreground, and to stay root.
     pub arguments: &'static [&'static str],
 }
 
@@ -26,7 +24,7 @@ pub struct End {
     namespace: String,
     device: String,
     number: u8,
-    pid: i32,
+    process: Option<Child>,
 }
 
 /// Both ends, gone when dropped.
@@ -42,7 +40,7 @@ impl Rig {
             namespace: format!("csbench-{own}-{index}-{number}"),
             device: format!("csb{index}{number}"),
             number,
-            pid: 0,
+            process: None,
         };
         let mut rig = Self { ends: [end(1), end(2)] };
         let [a, b] = [&rig.ends[0].namespace, &rig.ends[1].namespace].map(Clone::clone);
@@ -101,16 +99,20 @@ impl Rig {
 
     /// Seconds of processor time both processes have used.
     pub fn cpu_seconds(&self) -> Result<f64> {
-        self.ends.iter().map(|end| cpu_seconds(end.pid)).sum()
+        let processes = self.ends.iter().filter_map(|end| end.process.as_ref());
+        processes.map(|process| cpu_seconds(process.id())).sum()
     }
 }
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        for end in &self.ends {
-            if end.pid > 0 {
-                let _ = kill(Pid::from_raw(end.pid), Signal::SIGTERM);
+        for end in &mut self.ends {
+            if let Some(mut process) = end.process.take() {
+                let _ = process.kill();
+                let _ = process.wait();
             }
+            // What it would have removed itself, had it been asked to end.
+            let _ = std::fs::remove_file(format!("/var/run/wireguard/{}.sock", end.device));
             let _ = ip(&format!("netns del {}", end.namespace));
         }
     }
@@ -141,15 +143,17 @@ impl End {
         let mut command = vec![path];
         command.extend(program.arguments);
         command.push(&self.device);
-        self.run(&command).with_context(|| format!("starting {}", program.name))?;
-        // Some return before their device is there.
+        let mut ip = Command::new("ip");
+        // It becomes the program.
+        ip.args(["netns", "exec", &self.namespace]).args(&command);
+        ip.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        self.process = Some(ip.spawn().with_context(|| format!("starting {}", program.name))?);
         let socket = PathBuf::from(format!("/var/run/wireguard/{}.sock", self.device));
         let end = Instant::now() + Duration::from_secs(10);
         while !socket.exists() || self.run(&["ip", "link", "show", &self.device]).is_err() {
             ensure!(Instant::now() < end, "{} has made no device", program.name);
             thread::sleep(Duration::from_millis(20));
         }
-        self.pid = owner(&self.device).with_context(|| format!("the process of {}", program.name))?;
         Ok(())
     }
 
@@ -161,7 +165,7 @@ impl End {
     }
 
     /// The same, without waiting for its end.
-    pub fn spawn(&self, command: &[&str]) -> Result<std::process::Child> {
+    pub fn spawn(&self, command: &[&str]) -> Result<Child> {
         let mut ip = Command::new("ip");
         ip.args(["netns", "exec", &self.namespace]).args(command).stdin(Stdio::null());
         ip.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("running ip")
@@ -181,20 +185,7 @@ impl End {
     }
 }
 
-/// The process that was started for `device`: its last argument.
-fn owner(device: &str) -> Result<i32> {
-    for entry in std::fs::read_dir("/proc")? {
-        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let words: Vec<&[u8]> = line.split(|byte| *byte == 0).filter(|word| !word.is_empty()).collect();
-        if words.len() > 1 && words.last() == Some(&device.as_bytes()) && words[0] != b"ip" {
-            return Ok(pid);
-        }
-    }
-    bail!("no process has {device} as its last argument")
-}
-
-fn cpu_seconds(pid: i32) -> Result<f64> {
+fn cpu_seconds(pid: u32) -> Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // utime and stime are the 14th and 15th, after a name that may hold anything.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();

@@ -35,6 +35,38 @@ pub fn one(name: &str, json: bool, arguments: &[String]) -> Result<()> {
     sh::run(&mut command)
 }
 
+/// Runs one and puts what it says into the report, in place of what it said before.
+pub fn report(name: &str, arguments: &[String]) -> Result<()> {
+    build::run()?;
+    if !ALL.contains(&name) {
+        bail!("no benchmark {name} in the report; there are {}", ALL.join(", "));
+    }
+    let path = sh::root().join(REPORT);
+    let output = run_captured(name, arguments)?;
+    let old = std::fs::read_to_string(&path).context(REPORT)?;
+    std::fs::write(&path, replaced(&old, name, &section(name, &stamp(), &output))).context(REPORT)?;
+    println!("\nwritten to {REPORT}");
+    Ok(())
+}
+
+/// `report` with another section of that name; a new one comes behind the others and before the peers.
+fn replaced(report: &str, name: &str, section: &str) -> String {
+    const SECTION: &str = "\n## ";
+    let is_section = |at: &usize| report[*at..].starts_with(&format!("{SECTION}{name}\n"));
+    let starts: Vec<usize> = report.match_indices(SECTION).map(|(at, _)| at).collect();
+    let is_benchmark =
+        |at: &usize| ALL.iter().any(|one| report[*at..].starts_with(&format!("{SECTION}{one}\n")));
+    let end_of = |at: usize| starts.iter().copied().find(|next| *next > at).unwrap_or(report.len());
+    let (from, to) = match starts.iter().copied().find(is_section) {
+        Some(at) => (at, end_of(at)),
+        None => {
+            let end = starts.iter().rev().copied().find(is_benchmark).map_or(report.len(), end_of);
+            (end, end)
+        }
+    };
+    format!("{}{section}{}", &report[..from], &report[to..])
+}
+
 /// Runs all and writes the report. A benchmark that fails is reported as failed, and does not stop the others.
 pub fn all() -> Result<()> {
     build::run()?;
@@ -42,8 +74,8 @@ pub fn all() -> Result<()> {
     let mut failed = Vec::new();
     for name in ALL {
         println!("\n==> {name}");
-        let section = match run_captured(name) {
-            Ok(output) => section(name, &output),
+        let section = match run_captured(name, &[]) {
+            Ok(output) => section(name, &stamp(), &output),
             Err(error) => {
                 println!("{name}: {error:#}");
                 failed.push(*name);
@@ -66,8 +98,9 @@ fn program() -> String {
 }
 
 /// Runs one with `--json`, passing its output on, and returns what it printed.
-fn run_captured(name: &str) -> Result<String> {
+fn run_captured(name: &str, arguments: &[String]) -> Result<String> {
     let mut command = sh::command(&program(), [name, "--json"]);
+    command.args(arguments);
     let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| sh::line(&command))?;
     let stdout = child.stdout.take().context("the child has no standard output")?;
     let mut output = String::new();
@@ -85,9 +118,14 @@ fn run_captured(name: &str) -> Result<String> {
 }
 
 /// The part of the report about one benchmark: its table for people, then its JSON.
-fn section(name: &str, output: &str) -> String {
+fn section(name: &str, stamp: &str, output: &str) -> String {
     let (table, json) = output.trim_end().rsplit_once('\n').unwrap_or(("", output.trim_end()));
-    format!("\n## {name}\n\n```text\n{}\n```\n```json\n{json}\n```\n", table.trim_end())
+    format!("\n## {name}\n\n{stamp}\n\n```text\n{}\n```\n```json\n{json}\n```\n", table.trim_end())
+}
+
+/// When it was measured, and what.
+fn stamp() -> String {
+    format!("{}, commit {}", today(), commit())
 }
 
 fn heading() -> String {
@@ -95,8 +133,6 @@ fn heading() -> String {
         "# Measured\n\nWritten by `make bench`; every number below comes from a command in this repository.\n\n",
     );
     let lines = [
-        ("date", today()),
-        ("commit", commit()),
         ("machine", machine()),
         ("kernel", sh::ask(&mut sh::command("uname", ["-sr"])).unwrap_or_default()),
         ("rustc", sh::ask(&mut sh::command("rustc", ["--version"])).unwrap_or_default()),
@@ -152,6 +188,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_section_takes_the_place_of_its_predecessor() {
+        let report = "# Measured\n\n## datapath\n\nold\n\n## handshakes\n\nkept\n\n## Others\n\nkept too\n";
+        let changed = replaced(report, "datapath", "\n## datapath\n\nnew\n");
+        assert_eq!(changed, report.replace("old", "new"));
+        let more = replaced(report, "spire", "\n## spire\n\nfirst\n");
+        assert_eq!(more, report.replace("\n## Others", "\n## spire\n\nfirst\n\n## Others"));
+    }
+
+    #[test]
     fn dates_are_civil() {
         assert_eq!((civil(0), civil(11_016), civil(20_778)), ((1970, 1, 1), (2000, 2, 29), (2026, 11, 21)));
     }
@@ -159,8 +204,8 @@ mod tests {
     #[test]
     fn a_section_keeps_table_and_json_apart() {
         assert_eq!(
-            section("renewal", "a table\nof lines\n{\"lost\":0}\n"),
-            "\n## renewal\n\n```text\na table\nof lines\n```\n```json\n{\"lost\":0}\n```\n"
+            section("renewal", "that day", "a table\nof lines\n{\"lost\":0}\n"),
+            "\n## renewal\n\nthat day\n\n```text\na table\nof lines\n```\n```json\n{\"lost\":0}\n```\n"
         );
     }
 

@@ -72,6 +72,9 @@ enum Task {
         /// Print one JSON object as the last line
         #[arg(long)]
         json: bool,
+        /// Put the result into bench/RESULTS.md, in place of what it says of this benchmark
+        #[arg(long, conflicts_with = "json")]
+        report: bool,
         /// Passed on to the benchmark
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
@@ -101,6 +104,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Size => size::run(),
         Task::Fuzz { target, minutes, seed } => fuzz::run(target, minutes, seed),
         Task::Bench { name, .. } if name == "all" => bench::all(),
-        Task::Bench { name, json, arguments } => bench::one(&name, json, &arguments),
+        Task::Bench { name, report: true, arguments, .. } => bench::report(&name, &arguments),
+        Task::Bench { name, json, arguments, .. } => bench::one(&name, json, &arguments),
     }
 }

@@ -118,20 +118,25 @@ fn told_to_a_node_that_was_away(world: &World) -> Result<()> {
 fn an_older_announcement_is_a_replay(world: &World) -> Result<()> {
     let paths = world.lab().paths();
     let object = paths.status().join("nodes/node2.yaml");
-    let of_node2 = |world: &World| -> Result<(String, Option<String>)> {
+    // Its key and what is wrong with it; nothing while node 1 knows nothing of it.
+    let of_node2 = |world: &World| -> Result<Option<(String, Option<String>)>> {
         let status = world.agent("node1")?.encrypt_status()?;
-        let peer = status.peers.into_iter().find(|peer| peer.node == "node2").context("node 2 is a peer")?;
-        Ok((peer.public_key, peer.error))
+        let peer = status.peers.into_iter().find(|peer| peer.node == "node2");
+        Ok(peer.map(|peer| (peer.public_key, peer.error)))
     };
+    let believed =
+        |of: Option<(String, Option<String>)>| of.filter(|(_, error)| error.is_none()).map(|(key, _)| key);
+    let mut old_key = String::new();
+    eventually("node 2's key is known", PATIENCE, || {
+        old_key = believed(of_node2(world)?).unwrap_or_default();
+        Ok(!old_key.is_empty())
+    })?;
     let old = std::fs::read_to_string(&object)?;
-    let (old_key, _) = of_node2(world)?;
-    ensure!(!old_key.is_empty(), "node 2's key is known");
     world.kill_agent("node2")?;
     std::fs::remove_file(paths.node_run("node2").join("wireguard.key")).context("node 2's key")?;
     world.start_agent("node2")?;
     eventually("node 1 knows the new key", PATIENCE, || {
-        let (key, error) = of_node2(world)?;
-        Ok(error.is_none() && !key.is_empty() && key != old_key)
+        Ok(believed(of_node2(world)?).is_some_and(|key| !key.is_empty() && key != old_key))
     })?;
     let new = std::fs::read_to_string(&object)?;
     world.kill_agent("node2")?;
@@ -140,13 +145,13 @@ fn an_older_announcement_is_a_replay(world: &World) -> Result<()> {
     world.start_agent("node1")?;
     let mut said = None;
     eventually("the older announcement is refused", PATIENCE, || {
-        said = of_node2(world)?.1;
+        said = of_node2(world)?.and_then(|(_, error)| error);
         Ok(said.as_ref().is_some_and(|error| error.contains("accepted before")))
     })
     .with_context(|| format!("{said:?}"))?;
     // The lab's own way of writing keeps the owner; a plain write of the newer text mends it.
     std::fs::write(&object, &new)?;
     world.start_agent("node2")?;
-    eventually("and the newer is believed again", PATIENCE, || Ok(of_node2(world)?.1.is_none()))?;
+    eventually("and the newer is believed again", PATIENCE, || Ok(believed(of_node2(world)?).is_some()))?;
     Ok(())
 }

@@ -2,15 +2,16 @@
 //!
 //! A key comes out of a handshake between the nodes' own SVIDs. Whoever asked puts it in force and says so; the
 //! other side puts it in force when it hears that. If it does not hear it, it cannot know what the other side
-//! has, and asks by itself at once: two nodes disagree no longer than that takes, and their running session
-//! lives through it. When both ask at the same moment, the one with the smaller name goes on.
+//! has, and soon asks by itself: two nodes disagree no longer than that takes, and their running session
+//! lives through it. Whoever keeps the last word from arriving gets no more of that than of other failures: pauses
+//! grow until a key has lasted for a while. When both ask at the same moment, the one with the smaller name goes on.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use crate::PresharedKey;
 use crate::limits::{
     AGREEMENTS_AT_ONCE, ASK_AGAIN_FIRST, ASK_AGAIN_MOST, CANDIDATE_LIFE, PRESHARED_KEY_LIFE,
 };
+use crate::{PresharedKey, PublicKey};
 
 /// A key that both nodes have. Times are nanoseconds of the boot clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,8 +68,10 @@ enum Work {
     },
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Peer {
+    /// The other end of the tunnel that all this is about.
+    public_key: PublicKey,
     in_force: Option<InForce>,
     work: Work,
     /// Not to be asked before.
@@ -92,11 +95,11 @@ impl Agreements {
         Self { own: own.to_owned(), peers: BTreeMap::new(), next_attempt: 1 }
     }
 
-    /// Exactly these are the other nodes.
-    pub fn set_peers(&mut self, names: &BTreeSet<String>) {
-        self.peers.retain(|name, _| names.contains(name));
-        for name in names.iter().filter(|name| **name != self.own) {
-            self.peers.entry(name.clone()).or_default();
+    /// Exactly these are the other nodes, and their keys. What was agreed on for a tunnel to another key is void.
+    pub fn set_peers(&mut self, keys: &BTreeMap<String, PublicKey>) {
+        self.peers.retain(|name, peer| keys.get(name) == Some(&peer.public_key));
+        for (name, key) in keys.iter().filter(|(name, _)| **name != self.own) {
+            self.peers.entry(name.clone()).or_insert_with(|| Peer::new(*key));
         }
     }
 
@@ -142,10 +145,7 @@ impl Agreements {
     pub fn failed(&mut self, node: &str, attempt: u64, why: String, now: u64) {
         let Some(peer) = self.peers.get_mut(node) else { return };
         if matches!(peer.work, Work::Asking { attempt: own } if own == attempt) {
-            peer.work = Work::Rest;
-            let wait = ASK_AGAIN_FIRST.saturating_mul(1 << peer.failures.min(16)).min(ASK_AGAIN_MOST);
-            peer.again_at = now.saturating_add(wait);
-            peer.failures = peer.failures.saturating_add(1);
+            peer.back_off(now);
             peer.last_error = Some(why);
         }
     }
@@ -197,13 +197,6 @@ impl Agreements {
         }
     }
 
-    /// The tunnel to the node is another one: nothing that was agreed on is for it.
-    pub fn forget(&mut self, node: &str) {
-        if let Some(peer) = self.peers.get_mut(node) {
-            *peer = Peer::default();
-        }
-    }
-
     /// Ends what has lived its time, and says whose keys those were: nothing goes to these nodes any more.
     pub fn expire(&mut self, now: u64) -> Vec<String> {
         let mut ended = Vec::new();
@@ -237,7 +230,16 @@ impl Agreements {
 }
 
 impl Peer {
+    fn new(public_key: PublicKey) -> Self {
+        let work = Work::default();
+        Self { public_key, in_force: None, work, again_at: 0, failures: 0, last_error: None }
+    }
+
     fn put_in_force(&mut self, agreed: Agreed, now: u64) {
+        // One that takes the place of a key that has just come says nothing: the last word may be lost each time.
+        if self.in_force.as_ref().is_none_or(|old| now.saturating_sub(old.since) >= ASK_AGAIN_MOST) {
+            self.failures = 0;
+        }
         let until = agreed.until.min(now.saturating_add(PRESHARED_KEY_LIFE));
         // Half of its life is left for trying.
         let renew_at = now + until.saturating_sub(now) / 2;
@@ -245,14 +247,20 @@ impl Peer {
         self.in_force = Some(InForce { key, post_quantum, since: now, until, renew_at });
         self.work = Work::Rest;
         self.again_at = now;
-        self.failures = 0;
         self.last_error = None;
+    }
+
+    /// Longer with every failure.
+    fn back_off(&mut self, now: u64) {
+        self.work = Work::Rest;
+        let wait = ASK_AGAIN_FIRST.saturating_mul(1 << self.failures.min(16)).min(ASK_AGAIN_MOST);
+        self.again_at = now.saturating_add(wait);
+        self.failures = self.failures.saturating_add(1);
     }
 
     /// The two sides may have different keys.
     fn doubt(&mut self, now: u64) {
-        self.work = Work::Rest;
-        self.again_at = now;
+        self.back_off(now);
         if let Some(key) = &mut self.in_force {
             key.renew_at = key.renew_at.min(now);
         }

@@ -9,6 +9,7 @@ use countersign_cluster::NodePublisher;
 use countersign_wg_manager::{Desired, KeyRing, Manager, OwnNode, RemoteNode};
 use countersign_wg_proto::{ANNOTATION, Agreements, PresharedKey, PublicKey, announce};
 use ipnet::IpNet;
+use tokio::task::JoinHandle;
 
 use super::Node;
 use crate::clock;
@@ -105,7 +106,8 @@ impl Epochs {
 impl Encryption {
     /// The nodes whose keys are proved are those to agree with.
     fn know_peers(&mut self) {
-        self.agreements.set_peers(&self.keys.iter().map(|key| key.node().to_owned()).collect());
+        let keys = self.keys.iter().map(|key| (key.node().to_owned(), *key.public_key()));
+        self.agreements.set_peers(&keys.collect());
         for key in self.keys.iter() {
             if let Some(preshared) = self.found.remove(key.public_key()) {
                 self.agreements.restore(key.node(), preshared, clock::boot_ns());
@@ -181,17 +183,8 @@ impl Node {
                 self.encryption.refusals.insert(name.clone(), "it has not announced a key yet".to_owned());
                 continue;
             };
-            let before = self.encryption.keys.get(name).map(|key| *key.public_key());
             match self.encryption.keys.accept(name, text, &bundle, now) {
-                Ok(_) => {
-                    self.encryption.refusals.remove(name);
-                    if before.is_some()
-                        && before != self.encryption.keys.get(name).map(|key| *key.public_key())
-                    {
-                        // What was agreed on was for the tunnel with the other key.
-                        self.encryption.agreements.forget(name);
-                    }
-                }
+                Ok(_) => drop(self.encryption.refusals.remove(name)),
                 Err(refusal) => {
                     tracing::warn!(node = %name, %refusal, "a WireGuard key is refused; the node's pods are unreachable");
                     self.encryption.refusals.insert(name.clone(), refusal.to_string());
@@ -203,18 +196,19 @@ impl Node {
         self.tell_manager();
     }
 
-    /// The device is to be as everything is known now.
-    pub(super) fn tell_manager(&self) {
+    /// The device is to be as everything is known now. The task ends when it is, or when it will be as soon as it
+    /// can be reached: the manager tries on.
+    pub(super) fn tell_manager(&self) -> JoinHandle<()> {
         let desired = self.desired();
         let manager = self.encryption.manager.clone();
         tokio::spawn(async move {
             if let Err(error) = manager.set_peers(desired).await {
                 tracing::debug!(%error, "not all of WireGuard is as it should be; the manager tries on");
             }
-        });
+        })
     }
 
-    pub(super) fn desired(&self) -> Desired {
+    fn desired(&self) -> Desired {
         let mut desired = Desired { complete: self.world.synced, ..Desired::default() };
         for (name, node) in &self.world.nodes {
             let pod_cidrs: BTreeSet<IpNet> = node.pod_cidrs.iter().copied().collect();

@@ -77,10 +77,10 @@ impl Node {
             return;
         }
         tracing::debug!(node, "a preshared key is in force");
-        let (manager, desired) = (self.encryption.manager.clone(), self.desired());
+        let told = self.tell_manager();
         tokio::spawn(async move {
-            // Where the device could not be reached, it will have the key when it can: the manager tries on.
-            drop(manager.set_peers(desired).await);
+            // A panic of that task has ended the process.
+            drop(told.await);
             ack.send().await;
         });
     }

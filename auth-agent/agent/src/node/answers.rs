@@ -403,10 +403,8 @@ impl Node {
                     return drop(responder.error(error).await);
                 }
             };
-            let mut peers: Vec<api::EncryptPeer> = status.peers.iter().map(peer).collect();
-            for peer in &mut peers {
-                peer.preshared = agreed.get(&peer.node).copied();
-            }
+            let shown = status.peers.iter().map(|of| peer(of, agreed.get(&of.node).copied()));
+            let mut peers: Vec<api::EncryptPeer> = shown.collect();
             for (node, why) in troubles {
                 peers.retain(|peer| peer.node != node);
                 peers.push(api::EncryptPeer { node, error: Some(why), ..api::EncryptPeer::default() });
@@ -432,16 +430,14 @@ impl Node {
 
     fn agreed_keys(&self) -> BTreeMap<String, api::PresharedKey> {
         let (unix, boot) = (clock::unix(), clock::boot_ns());
-        let seconds = |nanoseconds: u64| nanoseconds / 1_000_000_000;
-        let names = self.encryption.keys.iter().map(|key| key.node().to_owned());
         let shown = |key: &countersign_wg_proto::InForce| api::PresharedKey {
-            since: unix.saturating_sub(seconds(boot.saturating_sub(key.since))),
-            until: unix.saturating_add(seconds(key.until.saturating_sub(boot))),
+            since: unix.saturating_sub(boot.saturating_sub(key.since) / 1_000_000_000),
+            until: clock::unix_at_boot(key.until),
             post_quantum: key.post_quantum,
         };
+        let names = self.encryption.keys.iter().map(|key| key.node());
         names
-            .filter_map(|name| Some((shown(self.encryption.agreements.key(&name)?), name)))
-            .map(|(key, name)| (name, key))
+            .filter_map(|name| Some((name.to_owned(), shown(self.encryption.agreements.key(name)?))))
             .collect()
     }
 
@@ -539,7 +535,7 @@ fn problem(of: &countersign_cluster::Problem) -> api::Problem {
     }
 }
 
-fn peer(of: &countersign_wg_manager::PeerStatus) -> api::EncryptPeer {
+fn peer(of: &countersign_wg_manager::PeerStatus, preshared: Option<api::PresharedKey>) -> api::EncryptPeer {
     api::EncryptPeer {
         node: of.node.clone(),
         public_key: of.public_key.to_string(),
@@ -550,7 +546,7 @@ fn peer(of: &countersign_wg_manager::PeerStatus) -> api::EncryptPeer {
         tx_bytes: of.tx_bytes,
         attested_by: of.attested_by.clone(),
         attested_until: Some(of.attested_until),
-        preshared: None,
+        preshared,
         error: None,
     }
 }

@@ -11,14 +11,19 @@
 mod args;
 mod background;
 mod checksum;
+mod clock;
+mod device;
+mod handshakes;
 mod limits;
 mod offload;
 mod plane;
+mod receive;
 mod server;
+mod socket;
 mod sources;
+mod transmit;
 mod tun;
 mod tun_sys;
-mod udp;
 mod udp_recv;
 
 use std::process::ExitCode;
@@ -29,12 +34,13 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Mutex;
-use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::args::Args;
 use crate::background::Ready;
+use crate::device::Device;
 use crate::plane::Plane;
 use crate::server::Server;
 use crate::tun::Tun;
@@ -56,11 +62,9 @@ fn foreground(args: &Args) -> anyhow::Result<()> {
     background::detach();
     log(args.log_level);
     background::end_on_panic();
-    let workers =
-        std::thread::available_parallelism().map_or(2, |count| count.get().clamp(2, limits::WORKERS));
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(limits::WORKERS).enable_all().build()?;
     let result = runtime.block_on(run(args));
-    // Reading tasks may still hold the device; the process ends, and it with them.
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
 }
@@ -79,9 +83,9 @@ async fn run(args: &Args) -> anyhow::Result<()> {
         }
     };
     tracing::info!(interface = args.interface, mtu = args.mtu, "ready");
-    let plane = Arc::new(Mutex::new(Plane::new(tun.clone())));
-    let result = serve(tun, &plane, &server).await;
-    plane.lock().await.stop().await;
+    let device = Arc::new(Device::new(tun.clone()));
+    carry(&device)?;
+    let result = serve(tun, Plane::new(device), &server).await;
     tracing::info!(interface = args.interface, "end");
     result
 }
@@ -93,31 +97,38 @@ async fn start(args: &Args) -> anyhow::Result<(Tun, Server)> {
     Ok((tun, server))
 }
 
-async fn serve(mut tun: Tun, plane: &Arc<Mutex<Plane>>, server: &Server) -> anyhow::Result<()> {
+/// Starts the threads that live as long as the process: it ends, and they with it, when its device is gone.
+fn carry(device: &Arc<Device>) -> anyhow::Result<()> {
+    let [packets, messages, timers] = [0; 3].map(|_| Arc::clone(device));
+    let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
+    thread("transmit").spawn(move || {
+        if let Err(error) = transmit::run(&packets) {
+            tracing::debug!(%error, "reading the device");
+        }
+    })?;
+    thread("handshakes").spawn(move || handshakes::run(&messages))?;
+    thread("timers").spawn(move || {
+        loop {
+            std::thread::sleep(limits::TICK);
+            timers.tick();
+        }
+    })?;
+    Ok(())
+}
+
+async fn serve(mut tun: Tun, plane: Plane, server: &Server) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
-        served = server.run(Arc::clone(plane)) => served.context("configuration socket"),
+        served = server.run(Arc::new(Mutex::new(plane))) => served.context("configuration socket"),
         () = tun.gone() => Err(anyhow::anyhow!("the device was deleted")),
-        () = push(plane) => Ok(()),
     }
 }
 
-/// Gives silent peers a push from time to time. Never ends.
-async fn push(plane: &Mutex<Plane>) {
-    loop {
-        tokio::time::sleep(limits::PUSH_EVERY).await;
-        plane.lock().await.push().await;
-    }
-}
-
-/// Ours as asked for. The core reports every reconfiguration as an error, so it is heard only by those who
-/// look closely.
 fn log(level: tracing::Level) {
-    let core = if level > tracing::Level::INFO { LevelFilter::from_level(level) } else { LevelFilter::OFF };
-    let filter = Targets::new().with_default(level).with_target("gotatun", core);
+    let filter = Targets::new().with_default(level);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
     tracing_subscriber::registry().with(lines).with(filter).init();
 }

@@ -92,9 +92,9 @@ async fn serve(mut stream: UnixStream, plane: &Mutex<Plane>) -> io::Result<()> {
 
 async fn answer(message: &str, plane: &Mutex<Plane>) -> Zeroizing<String> {
     match parse_request(message) {
-        Ok(Request::Get) => encode_get_reply(&plane.lock().await.get().await),
+        Ok(Request::Get) => encode_get_reply(&plane.lock().await.get()),
         Ok(Request::Set(request)) => {
-            let done = plane.lock().await.set(request).await;
+            let done = plane.lock().await.set(&request);
             Zeroizing::new(encode_set_reply(done.map_or_else(|Errno(errno)| errno, |()| 0)))
         }
         Err(error) => {

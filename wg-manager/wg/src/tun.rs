@@ -2,34 +2,26 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Read as _, Write as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Weak};
-use std::vec::Drain;
 
-use gotatun::packet::{Ip, Packet, PacketBufPool};
-use gotatun::tun::{IpRecv, IpSend, MtuWatcher};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
-use crate::limits::{BATCH, LOOK_EVERY, MAX_PACKET, QUEUE_LENGTH, TUN_QUEUE, TUN_READS};
-use crate::offload::{self, VNET_HDR, VnetHdr};
+use crate::limits::{LOOK_EVERY, QUEUE_LENGTH};
+use crate::offload;
 use crate::tun_sys;
 
 /// A TUN device that exists as long as this value (or a clone) does.
 #[derive(Clone)]
 pub struct Tun {
-    fd: Arc<AsyncFd<File>>,
-    mtu: MtuWatcher,
+    file: Arc<File>,
+    mtu: Arc<AtomicU16>,
     gone: watch::Receiver<bool>,
-    /// To the task that joins packets and writes them.
-    writer: mpsc::Sender<Packet<Ip>>,
-}
-
-/// The reading end.
-pub struct Reader {
-    tun: Tun,
-    ready: Vec<Packet<Ip>>,
 }
 
 impl Tun {
@@ -44,14 +36,16 @@ impl Tun {
         tun_sys::set_mtu(name, mtu)?;
         tun_sys::set_queue_length(name, QUEUE_LENGTH)?;
         no_link_local_address(name);
-        // SAFETY: the File owns its descriptor, and is neither replaced nor given away while registered.
-        let fd = Arc::new(unsafe { AsyncFd::register(file) }?);
-        let (writer, packets) = mpsc::channel(TUN_QUEUE);
-        tokio::spawn(write_packets(Arc::clone(&fd), packets));
-        let (mtu, mtus) = watch::channel(mtu);
+        Self::of(file, mtu)
+    }
+
+    /// A device that is there.
+    fn of(file: File, mtu: u16) -> io::Result<Self> {
+        let file = Arc::new(file);
+        let mtu = Arc::new(AtomicU16::new(mtu));
         let (gone, ends) = watch::channel(false);
-        tokio::spawn(watch(Arc::downgrade(&fd), mtu, gone));
-        Ok(Self { fd, mtu: MtuWatcher::from(mtus), gone: ends, writer })
+        tokio::spawn(watch(Arc::downgrade(&file), file.try_clone()?, Arc::clone(&mtu), gone));
+        Ok(Self { file, mtu, gone: ends })
     }
 
     /// Returns when somebody has deleted the device.
@@ -60,9 +54,40 @@ impl Tun {
         let _ = self.gone.wait_for(|gone| *gone).await;
     }
 
-    /// An end to read packets from. There should be one at a time.
-    pub fn reader(&self) -> Reader {
-        Reader { tun: self.clone(), ready: Vec::new() }
+    /// Its MTU, as it was a moment ago.
+    pub fn mtu(&self) -> usize {
+        usize::from(self.mtu.load(Ordering::Relaxed))
+    }
+
+    /// One packet with its header, if there is one.
+    pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&*self.file).read(buffer)
+    }
+
+    /// Until there is something to read.
+    pub fn wait(&self) -> io::Result<()> {
+        let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(nix::errno::Errno::EINTR) => Ok(()),
+            result => Ok(result.map(|_| ())?),
+        }
+    }
+
+    /// Joins what belongs together, and writes it. What the device does not take is lost, as on any link.
+    pub fn write(&self, packets: &mut [&mut [u8]]) {
+        for group in offload::group(packets) {
+            let header = group.seal(packets).encode();
+            let mut slices = Vec::with_capacity(group.members.len() + 1);
+            slices.push(IoSlice::new(&header));
+            for (at, member) in group.members.iter().enumerate() {
+                let packet: &[u8] = packets[*member];
+                slices.push(IoSlice::new(if at == 0 { packet } else { group.payload_of(packet) }));
+            }
+            if let Err(error) = (&*self.file).write_vectored(&slices) {
+                // The device is down, or the packet is not one: nobody waits for it.
+                tracing::trace!(%error, "a packet could not be written to the device");
+            }
+        }
     }
 }
 
@@ -77,15 +102,19 @@ fn no_link_local_address(name: &str) {
 
 /// Looks at the device from time to time, and at once when it reports an error, as it does when it is deleted.
 /// Until nobody wants to know any more.
-async fn watch(fd: Weak<AsyncFd<File>>, mtu: watch::Sender<u16>, gone: watch::Sender<bool>) {
-    while let Some(fd) = fd.upgrade() {
+async fn watch(device: Weak<File>, file: File, mtu: Arc<AtomicU16>, gone: watch::Sender<bool>) {
+    // SAFETY: the File owns its descriptor, and is neither replaced nor given away while registered.
+    let Ok(fd) = (unsafe { AsyncFd::register(file) }) else {
+        tracing::error!("the device cannot be watched");
+        gone.send_replace(true);
+        return;
+    };
+    while device.strong_count() > 0 {
         // It may have been renamed.
         match tun_sys::name(fd.get_ref()) {
+            // Fails when the device was moved to another namespace; then it stays as it was.
             Ok(name) => {
-                // Fails when the device was moved to another namespace; then it stays as it was.
-                if let Ok(now) = tun_sys::mtu(&name) {
-                    mtu.send_if_modified(|mtu| std::mem::replace(mtu, now) != now);
-                }
+                tun_sys::mtu(&name).into_iter().for_each(|now| mtu.store(now, Ordering::Relaxed));
             }
             Err(error) => {
                 tracing::debug!(%error, "the device is gone");
@@ -99,94 +128,5 @@ async fn watch(fd: Weak<AsyncFd<File>>, mtu: watch::Sender<u16>, gone: watch::Se
             }
         };
         let _ = tokio::time::timeout(LOOK_EVERY, error).await;
-    }
-}
-
-impl IpRecv for Reader {
-    async fn recv<'a>(
-        &'a mut self,
-        pool: &mut PacketBufPool,
-    ) -> io::Result<impl Iterator<Item = Packet<Ip>> + Send + 'a> {
-        self.ready.clear();
-        while self.ready.is_empty() {
-            let mut guard = self.tun.fd.readable().await?;
-            let read = guard.try_io(|fd| read_packets(fd.get_ref(), pool, &mut self.ready));
-            if let Ok(result) = read {
-                result?;
-            }
-        }
-        let all: Drain<'a, Packet<Ip>> = self.ready.drain(..);
-        Ok(all)
-    }
-
-    fn mtu(&self) -> MtuWatcher {
-        self.tun.mtu.clone()
-    }
-}
-
-/// Reads until there is nothing more, or enough. `WouldBlock` only if nothing was read.
-fn read_packets(mut file: &File, pool: &PacketBufPool, ready: &mut Vec<Packet<Ip>>) -> io::Result<()> {
-    let mut buffer = [0; VNET_HDR + MAX_PACKET];
-    for _ in 0..TUN_READS {
-        let length = match file.read(&mut buffer) {
-            Ok(length) => length,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && !ready.is_empty() => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        let Some((header, packet)) = buffer[..length].split_first_chunk_mut() else { continue };
-        let emitted = offload::split(VnetHdr::decode(header), packet, |header, payload| {
-            ready.extend(pooled(pool, header, payload));
-        });
-        if emitted.is_err() {
-            tracing::debug!(length, "the kernel handed over a packet that cannot be cut");
-        }
-    }
-    Ok(())
-}
-
-fn pooled(pool: &PacketBufPool, header: &[u8], payload: &[u8]) -> Option<Packet<Ip>> {
-    let mut packet = pool.get();
-    let bytes = packet.buf_mut();
-    bytes.clear();
-    bytes.extend_from_slice(header);
-    bytes.extend_from_slice(payload);
-    packet.try_into_ip().ok()
-}
-
-impl IpSend for Tun {
-    async fn send(&mut self, packet: Packet<Ip>) -> io::Result<()> {
-        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
-        self.writer.send(packet).await.map_err(gone)
-    }
-}
-
-/// Takes what has gathered, joins it, and writes it.
-async fn write_packets(fd: Arc<AsyncFd<File>>, mut packets: mpsc::Receiver<Packet<Ip>>) {
-    let mut gathered = Vec::with_capacity(BATCH);
-    while packets.recv_many(&mut gathered, BATCH).await > 0 {
-        let mut batch: Vec<Packet> = gathered.drain(..).map(Packet::into_bytes).collect();
-        for group in offload::group(&batch) {
-            let header = group.seal(&mut batch).encode();
-            let mut slices = Vec::with_capacity(group.members.len() + 1);
-            slices.push(IoSlice::new(&header));
-            for (at, member) in group.members.iter().enumerate() {
-                let packet: &[u8] = &batch[*member];
-                slices.push(IoSlice::new(if at == 0 { packet } else { group.payload_of(packet) }));
-            }
-            if let Err(error) = write_one(&fd, &slices).await {
-                // The device is down, or the packet is not one: nobody waits for it.
-                tracing::trace!(%error, "a packet could not be written to the device");
-            }
-        }
-    }
-}
-
-async fn write_one(fd: &AsyncFd<File>, slices: &[IoSlice<'_>]) -> io::Result<()> {
-    loop {
-        match fd.get_ref().write_vectored(slices) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            result => return result.map(|_| ()),
-        }
-        fd.writable().await?.clear_ready();
     }
 }

@@ -1,7 +1,7 @@
 //! The TUN device: large packets in both directions.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, IoSlice, Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::{Arc, Weak};
 use std::vec::Drain;
@@ -13,13 +13,14 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 
 use crate::limits::{BATCH, LOOK_EVERY, MAX_PACKET, QUEUE_LENGTH, TUN_QUEUE, TUN_READS};
-use crate::offload::{self, VNET_HDR, VnetHdr};
+use crate::offload::{self, Features, Joiner, VnetHdr};
 use crate::tun_sys;
 
 /// A TUN device that exists as long as this value (or a clone) does.
 #[derive(Clone)]
 pub struct Tun {
     fd: Arc<AsyncFd<File>>,
+    features: Features,
     mtu: MtuWatcher,
     gone: watch::Receiver<bool>,
     /// To the task that joins packets and writes them.
@@ -40,18 +41,19 @@ impl Tun {
             .write(true)
             .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
             .open("/dev/net/tun")?;
-        tun_sys::attach(&file, name)?;
+        let features = tun_sys::attach(&file, name, false)?;
+        tracing::debug!(?features, "the device is there");
         tun_sys::set_mtu(name, mtu)?;
         tun_sys::set_queue_length(name, QUEUE_LENGTH)?;
         no_link_local_address(name);
         // SAFETY: the File owns its descriptor, and is neither replaced nor given away while registered.
         let fd = Arc::new(unsafe { AsyncFd::register(file) }?);
         let (writer, packets) = mpsc::channel(TUN_QUEUE);
-        tokio::spawn(write_packets(Arc::clone(&fd), packets));
+        tokio::spawn(write_packets(Arc::clone(&fd), features, packets));
         let (mtu, mtus) = watch::channel(mtu);
         let (gone, ends) = watch::channel(false);
         tokio::spawn(watch(Arc::downgrade(&fd), mtu, gone));
-        Ok(Self { fd, mtu: MtuWatcher::from(mtus), gone: ends, writer })
+        Ok(Self { fd, features, mtu: MtuWatcher::from(mtus), gone: ends, writer })
     }
 
     /// Returns when somebody has deleted the device.
@@ -110,7 +112,8 @@ impl IpRecv for Reader {
         self.ready.clear();
         while self.ready.is_empty() {
             let mut guard = self.tun.fd.readable().await?;
-            let read = guard.try_io(|fd| read_packets(fd.get_ref(), pool, &mut self.ready));
+            let read =
+                guard.try_io(|fd| read_packets(fd.get_ref(), self.tun.features, pool, &mut self.ready));
             if let Ok(result) = read {
                 result?;
             }
@@ -125,17 +128,24 @@ impl IpRecv for Reader {
 }
 
 /// Reads until there is nothing more, or enough. `WouldBlock` only if nothing was read.
-fn read_packets(mut file: &File, pool: &PacketBufPool, ready: &mut Vec<Packet<Ip>>) -> io::Result<()> {
-    let mut buffer = [0; VNET_HDR + MAX_PACKET];
+fn read_packets(
+    mut file: &File,
+    features: Features,
+    pool: &PacketBufPool,
+    ready: &mut Vec<Packet<Ip>>,
+) -> io::Result<()> {
+    let mut buffer = [0; VnetHdr::MAX + MAX_PACKET];
     for _ in 0..TUN_READS {
         let length = match file.read(&mut buffer) {
             Ok(length) => length,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && !ready.is_empty() => return Ok(()),
             Err(error) => return Err(error),
         };
-        let Some((header, packet)) = buffer[..length].split_first_chunk_mut() else { continue };
-        let emitted = offload::split(VnetHdr::decode(header), packet, |header, payload| {
-            ready.extend(pooled(pool, header, payload));
+        let Some((header, packet)) = buffer[..length].split_at_mut_checked(features.vnet_len()) else {
+            continue;
+        };
+        let emitted = VnetHdr::decode(header).and_then(|header| {
+            offload::split(header, packet, |header, payload| ready.extend(pooled(pool, header, payload)))
         });
         if emitted.is_err() {
             tracing::debug!(length, "the kernel handed over a packet that cannot be cut");
@@ -161,32 +171,17 @@ impl IpSend for Tun {
 }
 
 /// Takes what has gathered, joins it, and writes it.
-async fn write_packets(fd: Arc<AsyncFd<File>>, mut packets: mpsc::Receiver<Packet<Ip>>) {
+async fn write_packets(fd: Arc<AsyncFd<File>>, features: Features, mut packets: mpsc::Receiver<Packet<Ip>>) {
     let mut gathered = Vec::with_capacity(BATCH);
+    let mut joiner = Joiner::default();
     while packets.recv_many(&mut gathered, BATCH).await > 0 {
         let mut batch: Vec<Packet> = gathered.drain(..).map(Packet::into_bytes).collect();
-        for group in offload::group(&batch) {
-            let header = group.seal(&mut batch).encode();
-            let mut slices = Vec::with_capacity(group.members.len() + 1);
-            slices.push(IoSlice::new(&header));
-            for (at, member) in group.members.iter().enumerate() {
-                let packet: &[u8] = &batch[*member];
-                slices.push(IoSlice::new(if at == 0 { packet } else { group.payload_of(packet) }));
-            }
-            if let Err(error) = write_one(&fd, &slices).await {
+        joiner.join(&mut batch, features, |slices| {
+            // A TUN device takes every packet at once, or not at all.
+            if let Err(error) = fd.get_ref().write_vectored(slices) {
                 // The device is down, or the packet is not one: nobody waits for it.
                 tracing::trace!(%error, "a packet could not be written to the device");
             }
-        }
-    }
-}
-
-async fn write_one(fd: &AsyncFd<File>, slices: &[IoSlice<'_>]) -> io::Result<()> {
-    loop {
-        match fd.get_ref().write_vectored(slices) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            result => return result.map(|_| ()),
-        }
-        fd.writable().await?.clear_ready();
+        });
     }
 }

@@ -12,8 +12,8 @@ mod split;
 pub use self::join::Joiner;
 pub use self::split::split;
 
-/// Longest header given to the caller of [`split`]: all headers of a tunnelled segment, with options in both IP headers and in
-/// TCP's, and some of the tunnel's own.
+/// Longest header given to the caller of [`split`]: all headers of a tunnelled segment, with options in both
+/// IP headers and in TCP's, and some of the tunnel's own.
 pub const MAX_HEADER: usize = 256;
 
 /// The checksum from `csum_start` on is still to be computed.

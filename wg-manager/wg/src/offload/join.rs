@@ -23,7 +23,7 @@ const SLOT_BITS: u32 = 7;
 /// `include/linux/virtio_net.h`), and a TUN device has none.
 const PADDING: [u8; 16] = [1; 16];
 /// The first byte of that IP header.
-const PADDED: u8 = 0x40 | (20 + PADDING.len() as u8) / 4;
+const PADDED: u8 = 0x40 | ((20 + PADDING.len() as u8) / 4);
 
 /// Joins neighbours of one flow. Kept from batch to batch for its memory.
 #[derive(Debug)]

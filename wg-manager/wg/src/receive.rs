@@ -9,6 +9,8 @@ use countersign_wg_core::{Header, Kind, Session, receiver};
 
 use crate::clock;
 use crate::device::{Device, PeerCell, Slot};
+use crate::limits::MAX_SEGMENTS;
+use crate::offload::Joiner;
 use crate::socket::Socket;
 use crate::udp_recv::{Datagrams, Receiver};
 
@@ -31,10 +33,10 @@ struct Run<'a> {
 
 /// Carries messages until the socket is closed.
 pub fn run(device: &Device, socket: &Socket) -> io::Result<()> {
-    let mut receiver = Receiver::new();
+    let (mut receiver, mut joiner) = (Receiver::new(), Joiner::default());
     while !socket.is_closed() {
         match receiver.receive(socket) {
-            Ok(datagrams) => carry(device, datagrams),
+            Ok(datagrams) => carry(device, &mut joiner, datagrams),
             // Of one datagram that we have sent, or nothing came for a while.
             Err(error) => tracing::trace!(%error, "receiving"),
         }
@@ -43,7 +45,7 @@ pub fn run(device: &Device, socket: &Socket) -> io::Result<()> {
 }
 
 /// What one system call has brought.
-fn carry<'a>(device: &Device, datagrams: impl Iterator<Item = Datagrams<'a>>) {
+fn carry<'a>(device: &Device, joiner: &mut Joiner, datagrams: impl Iterator<Item = Datagrams<'a>>) {
     let now = clock::boot();
     let mut runs: Vec<Run<'a>> = Vec::new();
     for datagrams in datagrams {
@@ -59,7 +61,7 @@ fn carry<'a>(device: &Device, datagrams: impl Iterator<Item = Datagrams<'a>>) {
     for run in runs {
         take(device, run, &mut packets);
     }
-    device.tun.write(&mut packets);
+    device.tun.write(joiner, &mut packets);
 }
 
 fn open<'a>(device: &Device, datagram: &'a mut [u8], from: SocketAddr, now: u64, runs: &mut Vec<Run<'a>>) {
@@ -77,7 +79,9 @@ fn open<'a>(device: &Device, datagram: &'a mut [u8], from: SocketAddr, now: u64,
         return;
     }
     if let Ok((counter, packet)) = session.open(datagram) {
-        let opened = vec![Opened { counter, length, packet }];
+        // As many as come in one piece.
+        let mut opened = Vec::with_capacity(MAX_SEGMENTS);
+        opened.push(Opened { counter, length, packet });
         runs.push(Run { peer, session, from, opened });
     }
 }

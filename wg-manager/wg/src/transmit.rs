@@ -9,9 +9,9 @@ use std::sync::atomic::Ordering;
 use countersign_wg_core::{DATA_HEADER, Session, message_length, padded};
 
 use crate::device::{Device, PeerCell};
-use crate::limits::{GATHERED, MAX_PACKET, MAX_SEGMENTS, MAX_SEND, TUN_READS};
-use crate::offload::{self, VNET_HDR, VnetHdr};
+use crate::limits::{GATHERED, MAX_SEGMENTS, MAX_SEND, TUN_READS};
 use crate::socket::Socket;
+use crate::tun::Tun;
 
 /// Messages in one piece of memory, in the order in which their packets were read.
 #[derive(Default)]
@@ -28,7 +28,7 @@ struct Batch {
 
 /// Carries packets until the device is gone.
 pub fn run(device: &Device) -> io::Result<()> {
-    let mut buffer = vec![0; VNET_HDR + MAX_PACKET];
+    let mut buffer = vec![0; Tun::BUFFER];
     let mut batch = Batch::default();
     loop {
         gather(device, &mut buffer, &mut batch)?;
@@ -46,23 +46,16 @@ fn gather(device: &Device, buffer: &mut [u8], batch: &mut Batch) -> io::Result<(
     let mtu = device.tun.mtu();
     batch.last = None;
     for _ in 0..TUN_READS {
-        let length = match device.tun.read(buffer) {
-            Ok(length) => length,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && batch.used > 0 => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                device.tun.wait()?;
-                // What has changed meanwhile counts.
-                return Ok(());
-            }
-            Err(error) => return Err(error),
-        };
-        let Some((header, packet)) = buffer[..length].split_first_chunk_mut() else { continue };
-        let cut = offload::split(VnetHdr::decode(header), packet, |header, payload| {
+        let read = device.tun.read(buffer, |header, payload| {
             let owner = |address| table.routes.owner(address).cloned();
             batch.push(header, payload, mtu, owner);
         });
-        if cut.is_err() {
-            tracing::debug!(length, "the kernel handed over a packet that cannot be cut");
+        match read {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && batch.used > 0 => return Ok(()),
+            // What has changed when there is something again counts.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return device.tun.wait(),
+            Err(error) => return Err(error),
         }
         if batch.used >= GATHERED {
             return Ok(());

@@ -1,7 +1,7 @@
 //! The TUN device: large packets in both directions.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, IoSlice, Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -12,19 +12,23 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
-use crate::limits::{LOOK_EVERY, QUEUE_LENGTH};
-use crate::offload;
+use crate::limits::{LOOK_EVERY, MAX_PACKET, QUEUE_LENGTH};
+use crate::offload::{self, Features, Joiner, Malformed, VnetHdr};
 use crate::tun_sys;
 
 /// A TUN device that exists as long as this value (or a clone) does.
 #[derive(Clone)]
 pub struct Tun {
     file: Arc<File>,
+    features: Features,
     mtu: Arc<AtomicU16>,
     gone: watch::Receiver<bool>,
 }
 
 impl Tun {
+    /// Bytes that a read may need.
+    pub const BUFFER: usize = VnetHdr::MAX + MAX_PACKET;
+
     /// Create the device. Must be called within a tokio runtime.
     pub fn create(name: &str, mtu: u16) -> io::Result<Self> {
         let file = OpenOptions::new()
@@ -32,20 +36,21 @@ impl Tun {
             .write(true)
             .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
             .open("/dev/net/tun")?;
-        tun_sys::attach(&file, name)?;
+        let features = tun_sys::attach(&file, name, false)?;
+        tracing::debug!(?features, "the device is there");
         tun_sys::set_mtu(name, mtu)?;
         tun_sys::set_queue_length(name, QUEUE_LENGTH)?;
         no_link_local_address(name);
-        Self::of(file, mtu)
+        Self::of(file, features, mtu)
     }
 
     /// A device that is there.
-    fn of(file: File, mtu: u16) -> io::Result<Self> {
+    fn of(file: File, features: Features, mtu: u16) -> io::Result<Self> {
         let file = Arc::new(file);
         let mtu = Arc::new(AtomicU16::new(mtu));
         let (gone, ends) = watch::channel(false);
         tokio::spawn(watch(Arc::downgrade(&file), file.try_clone()?, Arc::clone(&mtu), gone));
-        Ok(Self { file, mtu, gone: ends })
+        Ok(Self { file, features, mtu, gone: ends })
     }
 
     /// Returns when somebody has deleted the device.
@@ -59,9 +64,18 @@ impl Tun {
         usize::from(self.mtu.load(Ordering::Relaxed))
     }
 
-    /// One packet with its header, if there is one.
-    pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        (&*self.file).read(buffer)
+    /// Reads once, and gives the packets that this was cut into to `emit`, each as header and payload. `buffer` has
+    /// [`Self::BUFFER`] bytes.
+    pub fn read(&self, buffer: &mut [u8], emit: impl FnMut(&[u8], &[u8])) -> io::Result<()> {
+        let length = (&*self.file).read(buffer)?;
+        let parts = buffer[..length].split_at_mut_checked(self.features.vnet_len());
+        let cut = parts.ok_or(Malformed).and_then(|(header, packet)| {
+            offload::split(VnetHdr::decode(header)?, packet, emit)
+        });
+        if cut.is_err() {
+            tracing::debug!(length, "the kernel handed over a packet that cannot be cut");
+        }
+        Ok(())
     }
 
     /// Until there is something to read.
@@ -74,20 +88,13 @@ impl Tun {
     }
 
     /// Joins what belongs together, and writes it. What the device does not take is lost, as on any link.
-    pub fn write(&self, packets: &mut [&mut [u8]]) {
-        for group in offload::group(packets) {
-            let header = group.seal(packets).encode();
-            let mut slices = Vec::with_capacity(group.members.len() + 1);
-            slices.push(IoSlice::new(&header));
-            for (at, member) in group.members.iter().enumerate() {
-                let packet: &[u8] = packets[*member];
-                slices.push(IoSlice::new(if at == 0 { packet } else { group.payload_of(packet) }));
-            }
-            if let Err(error) = (&*self.file).write_vectored(&slices) {
+    pub fn write(&self, joiner: &mut Joiner, packets: &mut [&mut [u8]]) {
+        joiner.join(packets, self.features, |slices| {
+            if let Err(error) = (&*self.file).write_vectored(slices) {
                 // The device is down, or the packet is not one: nobody waits for it.
                 tracing::trace!(%error, "a packet could not be written to the device");
             }
-        }
+        });
     }
 }
 
@@ -103,8 +110,9 @@ fn no_link_local_address(name: &str) {
 /// Looks at the device from time to time, and at once when it reports an error, as it does when it is deleted.
 /// Until nobody wants to know any more.
 async fn watch(device: Weak<File>, file: File, mtu: Arc<AtomicU16>, gone: watch::Sender<bool>) {
+    // Errors only: this is not the one who reads packets.
     // SAFETY: the File owns its descriptor, and is neither replaced nor given away while registered.
-    let Ok(fd) = (unsafe { AsyncFd::register(file) }) else {
+    let Ok(fd) = (unsafe { AsyncFd::register_with_interest(file, Interest::ERROR) }) else {
         tracing::error!("the device cannot be watched");
         gone.send_replace(true);
         return;

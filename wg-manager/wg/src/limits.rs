@@ -14,7 +14,7 @@ pub const MAX_SEGMENTS: usize = 64;
 pub const MAX_SEND: usize = 65_000;
 /// Socket buffers. Several milliseconds at 10 Gbit/s: bursts of one batch of large packets must fit.
 pub const SOCKET_BUFFER: usize = 7 * 1024 * 1024;
-/// How often the device is looked at: somebody may change its MTU, or delete it.
+/// How often the device is looked at: somebody may change its MTU.
 pub const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often timers are looked at. The shortest is a second; a tenth of that is late enough.
 pub const TICK: Duration = Duration::from_millis(100);

@@ -105,6 +105,7 @@ fn carry(device: &Arc<Device>) -> anyhow::Result<()> {
         if let Err(error) = transmit::run(&packets) {
             tracing::debug!(%error, "reading the device");
         }
+        packets.tun.lost();
     })?;
     thread("handshakes").spawn(move || handshakes::run(&messages))?;
     thread("timers").spawn(move || {
@@ -116,7 +117,7 @@ fn carry(device: &Arc<Device>) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn serve(mut tun: Tun, plane: Plane, server: &Server) -> anyhow::Result<()> {
+async fn serve(tun: Tun, plane: Plane, server: &Server) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {

@@ -74,7 +74,8 @@ impl Batch {
         owner: impl Fn(IpAddr) -> Option<Arc<PeerCell>>,
     ) {
         let length = header.len() + payload.len();
-        let Some(to) = destination(header) else { return };
+        let first = if header.is_empty() { payload } else { header };
+        let Some(to) = destination(first) else { return };
         if self.last.as_ref().is_none_or(|(last, _)| *last != to) {
             self.last = owner(to).map(|peer| (to, peer));
         }
@@ -162,7 +163,7 @@ fn run_length(messages: &[(Range<usize>, usize)]) -> usize {
     most.min(messages.len())
 }
 
-/// Of a packet that the kernel made: its header is whole.
+/// Whom a packet is for.
 fn destination(header: &[u8]) -> Option<IpAddr> {
     match header.first()? >> 4 {
         4 => header.get(16..20)?.first_chunk::<4>().map(|bytes| IpAddr::from(*bytes)),

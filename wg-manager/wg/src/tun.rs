@@ -8,8 +8,6 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Weak};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
 use crate::limits::{LOOK_EVERY, MAX_PACKET, QUEUE_LENGTH};
@@ -22,7 +20,7 @@ pub struct Tun {
     file: Arc<File>,
     features: Features,
     mtu: Arc<AtomicU16>,
-    gone: watch::Receiver<bool>,
+    gone: Arc<watch::Sender<bool>>,
 }
 
 impl Tun {
@@ -41,22 +39,26 @@ impl Tun {
         tun_sys::set_mtu(name, mtu)?;
         tun_sys::set_queue_length(name, QUEUE_LENGTH)?;
         no_link_local_address(name);
-        Self::of(file, features, mtu)
+        Ok(Self::of(file, features, mtu))
     }
 
     /// A device that is there.
-    fn of(file: File, features: Features, mtu: u16) -> io::Result<Self> {
+    fn of(file: File, features: Features, mtu: u16) -> Self {
         let file = Arc::new(file);
         let mtu = Arc::new(AtomicU16::new(mtu));
-        let (gone, ends) = watch::channel(false);
-        tokio::spawn(watch(Arc::downgrade(&file), file.try_clone()?, Arc::clone(&mtu), gone));
-        Ok(Self { file, features, mtu, gone: ends })
+        tokio::spawn(look(Arc::downgrade(&file), Arc::clone(&mtu)));
+        Self { file, features, mtu, gone: Arc::new(watch::Sender::new(false)) }
     }
 
     /// Returns when somebody has deleted the device.
-    pub async fn gone(&mut self) {
-        // An error would mean that the task has ended, which it does only after saying so.
-        let _ = self.gone.wait_for(|gone| *gone).await;
+    pub async fn gone(&self) {
+        // The other end is ours: it does not go away.
+        let _ = self.gone.subscribe().wait_for(|gone| *gone).await;
+    }
+
+    /// Reading it has failed: there is none any more.
+    pub fn lost(&self) {
+        self.gone.send_replace(true);
     }
 
     /// Its MTU, as it was a moment ago.
@@ -107,34 +109,14 @@ fn no_link_local_address(name: &str) {
     }
 }
 
-/// Looks at the device from time to time, and at once when it reports an error, as it does when it is deleted.
-/// Until nobody wants to know any more.
-async fn watch(device: Weak<File>, file: File, mtu: Arc<AtomicU16>, gone: watch::Sender<bool>) {
-    // Errors only: this is not the one who reads packets.
-    // SAFETY: the File owns its descriptor, and is neither replaced nor given away while registered.
-    let Ok(fd) = (unsafe { AsyncFd::register_with_interest(file, Interest::ERROR) }) else {
-        tracing::error!("the device cannot be watched");
-        gone.send_replace(true);
-        return;
-    };
-    while device.strong_count() > 0 {
-        // It may have been renamed.
-        match tun_sys::name(fd.get_ref()) {
-            // Fails when the device was moved to another namespace; then it stays as it was.
-            Ok(name) => {
-                tun_sys::mtu(&name).into_iter().for_each(|now| mtu.store(now, Ordering::Relaxed));
-            }
-            Err(error) => {
-                tracing::debug!(%error, "the device is gone");
-                gone.send_replace(true);
-                return;
-            }
+/// Looks at the device from time to time: somebody may have given it another MTU, or another name.
+async fn look(file: Weak<File>, mtu: Arc<AtomicU16>) {
+    while let Some(file) = file.upgrade() {
+        // Fails when the device was moved to another namespace; then it stays as it was.
+        if let Ok(now) = tun_sys::name(&file).and_then(|name| tun_sys::mtu(&name)) {
+            mtu.store(now, Ordering::Relaxed);
         }
-        let error = async {
-            if let Ok(mut guard) = fd.ready(Interest::ERROR).await {
-                guard.clear_ready();
-            }
-        };
-        let _ = tokio::time::timeout(LOOK_EVERY, error).await;
+        drop(file);
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }

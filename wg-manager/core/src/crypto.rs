@@ -35,7 +35,9 @@ pub fn mac(key: &[u8], parts: &[&[u8]]) -> [u8; 16] {
 
 fn hmac(key: &[u8], parts: &[&[u8]]) -> Key {
     // HMAC takes keys of any length.
-    let Ok(mut state) = <SimpleHmac<Blake2s256> as KeyInit>::new_from_slice(key) else { return Zeroizing::new([0; 32]) };
+    let Ok(mut state) = <SimpleHmac<Blake2s256> as KeyInit>::new_from_slice(key) else {
+        return Zeroizing::new([0; 32]);
+    };
     parts.iter().for_each(|part| state.update(part));
     Zeroizing::new(state.finalize().into_bytes().into())
 }
@@ -99,7 +101,12 @@ pub fn seal_cookie(key: &[u8; 32], nonce: &[u8; 24], ad: &[u8], cookie: &[u8; 16
 }
 
 /// See [`seal_cookie`].
-pub fn open_cookie(key: &[u8; 32], nonce: &[u8; 24], ad: &[u8], sealed: &[u8; 32]) -> Result<[u8; 16], Forged> {
+pub fn open_cookie(
+    key: &[u8; 32],
+    nonce: &[u8; 24],
+    ad: &[u8],
+    sealed: &[u8; 32],
+) -> Result<[u8; 16], Forged> {
     let mut cookie = [0; 16];
     let (text, tag) = sealed.split_at(16);
     cookie.copy_from_slice(text);

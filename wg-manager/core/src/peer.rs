@@ -78,7 +78,7 @@ pub struct Peer {
     pub(crate) current: Option<Arc<Session>>,
     /// The peer has begun it, and has not used it yet.
     pub(crate) next: Option<Arc<Session>>,
-    staged: VecDeque<Vec<u8>>,
+    pub(crate) staged: VecDeque<Vec<u8>>,
     timers: Timers,
     /// Data came again before we had anything to say to the last.
     another_keepalive: bool,
@@ -206,7 +206,8 @@ impl Peer {
         let (index, ephemeral) = (free_index(world), random(world));
         let Ok(shared) = self.shared(world.own) else { return };
         let remote = Remote { public: &self.public, shared: &shared };
-        let Ok((mut message, begun)) = initiate(world.own, &remote, index, ephemeral, stamp(world.unix)) else {
+        let Ok((mut message, begun)) = initiate(world.own, &remote, index, ephemeral, stamp(world.unix))
+        else {
             return;
         };
         self.outgoing.finish(&mut message, world.now);
@@ -362,6 +363,13 @@ impl Peer {
         self.timers.persistent = (self.keepalive > 0).then(|| now + self.keepalive);
     }
 
+    /// As if everything had been heard and said a moment ago.
+    pub(crate) fn resume_timers(&mut self, now: u64) {
+        self.timers.wipe = self.current.as_ref().map(|current| current.born + 3 * REJECT_AFTER_TIME);
+        self.timers.keepalive = self.current.as_ref().map(|_| now + KEEPALIVE_TIMEOUT);
+        self.arm_persistent(now);
+    }
+
     /// Does what is due.
     pub fn tick(&mut self, world: &mut Context<'_>, out: &mut Vec<Action>) {
         while let Some(due) = self.timers.take(world.now) {
@@ -411,7 +419,8 @@ impl Peer {
 
     /// Every index that messages to this peer's sessions and handshakes have.
     pub fn indices(&self) -> Vec<u32> {
-        let sessions = self.previous.iter().chain(&self.current).chain(&self.next).map(|session| session.local);
+        let sessions =
+            self.previous.iter().chain(&self.current).chain(&self.next).map(|session| session.local);
         sessions.chain(self.initiated.as_ref().map(|begun| begun.index)).collect()
     }
 }

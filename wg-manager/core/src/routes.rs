@@ -50,11 +50,10 @@ pub struct Header {
 impl Header {
     /// Nothing, if it is no IP packet, or not all of it is there.
     pub fn of(packet: &[u8]) -> Option<Self> {
-        let number = |at: usize| Some(usize::from(u16::from_be_bytes([*packet.get(at)?, *packet.get(at + 1)?])));
+        let number =
+            |at: usize| Some(usize::from(u16::from_be_bytes([*packet.get(at)?, *packet.get(at + 1)?])));
         let (source, destination, length) = match packet.first()? >> 4 {
-            4 if packet.len() >= 20 => {
-                (address::<4>(packet, 12)?, address::<4>(packet, 16)?, number(2)?)
-            }
+            4 if packet.len() >= 20 => (address::<4>(packet, 12)?, address::<4>(packet, 16)?, number(2)?),
             6 if packet.len() >= 40 => {
                 (address::<16>(packet, 8)?, address::<16>(packet, 24)?, number(4)? + 40)
             }

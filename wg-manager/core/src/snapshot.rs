@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::handshake::{STAMP, SessionKeys};
-use crate::peer::{Action, Peer};
+use crate::peer::{Action, Context, Peer};
 use crate::replay::Replay;
 use crate::session::Session;
 
@@ -36,6 +36,8 @@ pub struct PeerState {
     previous: Vec<SessionState>,
     current: Option<SessionState>,
     next: Option<SessionState>,
+    /// Packets that wait for a session.
+    staged: Vec<Vec<u8>>,
 }
 
 impl SessionState {
@@ -68,6 +70,11 @@ impl PeerState {
     pub fn public(&self) -> PublicKey {
         PublicKey::from_bytes(self.public)
     }
+
+    /// Bytes of the packets that wait.
+    pub fn staged_bytes(&self) -> usize {
+        self.staged.iter().map(Vec::len).sum()
+    }
 }
 
 impl Peer {
@@ -80,11 +87,12 @@ impl Peer {
             previous: self.previous.iter().map(SessionState::of).collect(),
             current: self.current.as_ref().map(SessionState::of),
             next: self.next.as_ref().map(SessionState::of),
+            staged: self.staged.iter().cloned().collect(),
         }
     }
 
     /// Goes on with it. A session that cannot be read is left out: a handshake makes another one.
-    pub fn resume(&mut self, state: PeerState, out: &mut Vec<Action>) {
+    pub fn resume(&mut self, state: PeerState, world: &mut Context<'_>, out: &mut Vec<Action>) {
         self.wipe(out);
         self.newest = state.newest;
         self.handshake = state.handshake;
@@ -93,5 +101,9 @@ impl Peer {
         self.next = state.next.and_then(SessionState::session);
         let sessions = self.previous.iter().chain(&self.current).chain(&self.next);
         out.extend(sessions.map(|session| Action::Install(Arc::clone(session))));
+        self.resume_timers(world.now);
+        for packet in state.staged {
+            self.stage(packet, world, out);
+        }
     }
 }

@@ -42,6 +42,9 @@ impl Timers {
 
     /// When there will be one.
     pub fn next(&self) -> Option<u64> {
-        [self.retransmit, self.keepalive, self.silence, self.wipe, self.persistent].into_iter().flatten().min()
+        [self.retransmit, self.keepalive, self.silence, self.wipe, self.persistent]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -33,6 +33,7 @@ pub struct Device {
     /// The peers and their prefixes.
     pub table: ArcSwap<Table>,
     indices: RwLock<HashMap<u32, Slot>>,
+    stopped: AtomicBool,
 }
 
 /// The peers. Never changed, but replaced.
@@ -134,7 +135,24 @@ impl Device {
             queue: Queue::default(),
             table: ArcSwap::default(),
             indices: RwLock::default(),
+            stopped: AtomicBool::new(false),
         }
+    }
+
+    /// The threads are to end, each after what it is at.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// The threads are to go on.
+    pub fn start(&self) {
+        self.stopped.store(false, Ordering::Relaxed);
+        self.queue.open();
+    }
+
+    /// See [`stop`](Self::stop).
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
     }
 
     /// Whose index that is.

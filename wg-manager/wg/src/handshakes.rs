@@ -20,38 +20,57 @@ struct Message {
 /// Messages that wait. When it is full, newer ones are lost, as on the way.
 #[derive(Default)]
 pub struct Queue {
-    messages: Mutex<VecDeque<Message>>,
+    waiting: Mutex<Waiting>,
     news: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    messages: VecDeque<Message>,
+    closed: bool,
 }
 
 impl Queue {
     /// One more.
     pub fn push(&self, bytes: &[u8], from: SocketAddr) {
-        let mut messages = lock(&self.messages);
-        if messages.len() < HANDSHAKES {
-            messages.push_back(Message { bytes: bytes.to_vec(), from });
-            drop(messages);
+        let mut waiting = lock(&self.waiting);
+        if waiting.messages.len() < HANDSHAKES {
+            waiting.messages.push_back(Message { bytes: bytes.to_vec(), from });
+            drop(waiting);
             self.news.notify_one();
         }
     }
 
-    /// The next one, and how many wait behind it.
-    fn pop(&self) -> (Message, usize) {
-        let mut messages = lock(&self.messages);
+    /// Whoever waits for more is to end when there is none.
+    pub fn close(&self) {
+        lock(&self.waiting).closed = true;
+        self.news.notify_all();
+    }
+
+    /// There will be more.
+    pub fn open(&self) {
+        lock(&self.waiting).closed = false;
+    }
+
+    /// The next one, and how many wait behind it. Nothing, when there will be none.
+    fn pop(&self) -> Option<(Message, usize)> {
+        let mut waiting = lock(&self.waiting);
         loop {
-            if let Some(message) = messages.pop_front() {
-                return (message, messages.len());
+            if let Some(message) = waiting.messages.pop_front() {
+                return Some((message, waiting.messages.len()));
             }
-            messages = self.news.wait(messages).unwrap_or_else(PoisonError::into_inner);
+            if waiting.closed {
+                return None;
+            }
+            waiting = self.news.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
 
-/// Answers, as long as the process lives.
+/// Answers, until the queue is closed.
 pub fn run(device: &Device) {
     let mut loaded_until = 0;
-    loop {
-        let (message, waiting) = device.queue.pop();
+    while let Some((message, waiting)) = device.queue.pop() {
         let now = clock::boot();
         if waiting >= LOADED {
             loaded_until = now + LOADED_FOR;
@@ -95,7 +114,8 @@ fn admitted(device: &Device, guard: &mut Guard, message: &Message, now: u64) -> 
 
 fn answer(device: &Device, message: &Message) {
     let own = device.own.load();
-    let (Some(own), Ok(bytes)) = (own.as_ref(), <&[u8; INITIATION]>::try_from(message.bytes.as_slice())) else {
+    let (Some(own), Ok(bytes)) = (own.as_ref(), <&[u8; INITIATION]>::try_from(message.bytes.as_slice()))
+    else {
         return;
     };
     let Ok(received) = receive(own, bytes) else { return };

@@ -48,3 +48,7 @@ pub const PREDECESSOR: Duration = Duration::from_secs(2);
 pub const RECEIVES: usize = 8;
 /// Peers whose way back is remembered: twice as many as a cluster's nodes.
 pub const SOURCES: usize = 10_000;
+/// How long each side of a hand-over waits for the other one.
+pub const HAND_OVER: Duration = Duration::from_secs(10);
+/// Bytes of state that a successor takes: more than the configuration and the sessions of any cluster.
+pub const MAX_STATE: usize = 512 * 1024 * 1024;

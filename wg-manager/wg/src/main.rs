@@ -13,6 +13,7 @@ mod background;
 mod checksum;
 mod clock;
 mod device;
+mod hand_over;
 mod handshakes;
 mod limits;
 mod offload;
@@ -25,13 +26,16 @@ mod transmit;
 mod tun;
 mod tun_sys;
 mod udp_recv;
+mod workers;
 
+use std::os::fd::AsRawFd as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Mutex;
 use tracing_subscriber::filter::Targets;
@@ -71,7 +75,8 @@ fn foreground(args: &Args) -> anyhow::Result<()> {
 
 async fn run(args: &Args) -> anyhow::Result<()> {
     let mut ready = Ready::new(args.ready_fd);
-    let (tun, server) = match start(args).await {
+    let started = if args.take_over { take_over(args).await } else { start(args).await };
+    let (tun, plane, mut server, successors) = match started {
         Ok(started) => {
             ready.tell(&Ok(()));
             started
@@ -82,49 +87,84 @@ async fn run(args: &Args) -> anyhow::Result<()> {
             return error;
         }
     };
-    tracing::info!(interface = args.interface, mtu = args.mtu, "ready");
-    let device = Arc::new(Device::new(tun.clone()));
-    carry(&device)?;
-    let result = serve(tun, Plane::new(device), &server).await;
+    tracing::info!(interface = args.interface, mtu = tun.mtu(), "ready");
+    let result = serve(tun, Arc::new(Mutex::new(plane)), &server, &successors).await;
+    if matches!(result, Ok(End::HandedOver)) {
+        server.leave();
+    } else {
+        hand_over::forget(&args.interface);
+    }
     tracing::info!(interface = args.interface, "end");
-    result
+    result.map(|_| ())
 }
 
-async fn start(args: &Args) -> anyhow::Result<(Tun, Server)> {
+type Started = (Tun, Plane, Server, UnixListener);
+
+/// A device of our own.
+async fn start(args: &Args) -> anyhow::Result<Started> {
     let name = &args.interface;
     let tun = Tun::create(name, args.mtu).with_context(|| format!("creating the TUN device {name}"))?;
     let server = Server::bind(name).await.with_context(|| format!("listening on {name}.sock"))?;
-    Ok((tun, server))
+    let plane = Plane::new(Arc::new(Device::new(tun.clone())))?;
+    let successors = UnixListener::from_std(hand_over::listen(name).context("listening for successors")?)?;
+    Ok((tun, plane, server, successors))
 }
 
-/// Starts the threads that live as long as the process: it ends, and they with it, when its device is gone.
-fn carry(device: &Arc<Device>) -> anyhow::Result<()> {
-    let [packets, messages, timers] = [0; 3].map(|_| Arc::clone(device));
-    let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
-    thread("transmit").spawn(move || {
-        if let Err(error) = transmit::run(&packets) {
-            tracing::debug!(%error, "reading the device");
-        }
-        packets.tun.lost();
-    })?;
-    thread("handshakes").spawn(move || handshakes::run(&messages))?;
-    thread("timers").spawn(move || {
-        loop {
-            std::thread::sleep(limits::TICK);
-            timers.tick();
-        }
-    })?;
-    Ok(())
+/// The device of another process.
+async fn take_over(args: &Args) -> anyhow::Result<Started> {
+    let name = &args.interface;
+    let asked = name.clone();
+    let offer = tokio::task::spawn_blocking(move || hand_over::ask(&asked)).await??;
+    // All that can fail without it being ours is done before.
+    Plane::can_inherit(offer.state())?;
+    let mut inheritance = tokio::task::spawn_blocking(|| offer.take()).await??;
+    let tun = Tun::inherited(inheritance.tun.try_clone()?, inheritance.state.features)?;
+    let server = Server::inherited(name, inheritance.listener.try_clone()?)?;
+    let plane = Plane::inherited(Arc::new(Device::new(tun.clone())), &mut inheritance)?;
+    let successors = UnixListener::from_std(inheritance.successors.try_clone()?.into())?;
+    Ok((tun, plane, server, successors))
 }
 
-async fn serve(tun: Tun, plane: Plane, server: &Server) -> anyhow::Result<()> {
+/// Why a process ends in order.
+enum End {
+    Asked,
+    HandedOver,
+}
+
+async fn serve(
+    tun: Tun,
+    plane: Arc<Mutex<Plane>>,
+    server: &Server,
+    successors: &UnixListener,
+) -> anyhow::Result<End> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
-        served = server.run(Arc::new(Mutex::new(plane))) => served.context("configuration socket"),
+        _ = terminate.recv() => Ok(End::Asked),
+        _ = interrupt.recv() => Ok(End::Asked),
+        served = server.run(Arc::clone(&plane)) => served.map(|()| End::Asked).context("configuration socket"),
         () = tun.gone() => Err(anyhow::anyhow!("the device was deleted")),
+        () = give(&plane, server, successors) => Ok(End::HandedOver),
+    }
+}
+
+/// Waits for a successor, and gives it everything.
+async fn give(plane: &Mutex<Plane>, server: &Server, successors: &UnixListener) {
+    let listeners = [server.as_raw_fd(), successors.as_raw_fd()];
+    loop {
+        let successor = match successors.accept().await {
+            Ok((stream, _)) => stream.into_std(),
+            Err(error) => Err(error),
+        };
+        // Nobody configures anything meanwhile.
+        let mut plane = plane.lock().await;
+        let given = tokio::task::block_in_place(|| plane.give(successor?, listeners));
+        match given {
+            Ok(()) => return,
+            Err(error) => {
+                tracing::error!(%error, "the device could not be handed over; it is carried on here")
+            }
+        }
     }
 }
 

@@ -5,6 +5,8 @@
 //! `include/uapi/linux/virtio_net.h`). Reading: TCP, UDP, or either of them inside a UDP tunnel (VXLAN), up to
 //! 64 KiB, with the size to cut it to. Writing: the same the other way round. Pure functions over byte slices.
 
+use serde::{Deserialize, Serialize};
+
 mod flow;
 mod join;
 mod split;
@@ -44,7 +46,7 @@ const UDP_CSUM: usize = 6;
 const UDP_HEADER: usize = 8;
 
 /// What the kernel does for this device.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Features {
     /// It hands over uncut TCP packets. It takes them in any case.
     pub tso: bool,

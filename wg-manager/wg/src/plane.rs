@@ -5,23 +5,27 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsRawFd as _, RawFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread;
 
+use anyhow::Context as _;
 use countersign_wg_core::{Guard, Identity};
-use countersign_wg_proto::uapi::{SetPeer, SetRequest};
+use countersign_wg_proto::uapi::{SetPeer, SetRequest, encode_get_reply, parse_get};
 use countersign_wg_proto::{Device as Config, Observed, Peer, PeerStats, PrivateKey, PublicKey};
 use ipnet::IpNet;
 
 use crate::clock;
 use crate::device::{Device, PeerCell, Table, lock, random};
-use crate::receive;
+use crate::hand_over::{self, Inheritance, State};
 use crate::socket::Socket;
+use crate::workers::Workers;
 
 /// The device's configuration.
 pub struct Plane {
     device: Arc<Device>,
+    workers: Workers,
     config: Config,
     fwmark: u32,
 }
@@ -32,8 +36,60 @@ pub struct Errno(pub i32);
 
 impl Plane {
     /// A device without key and peers.
-    pub fn new(device: Arc<Device>) -> Self {
-        Self { device, config: Config::default(), fwmark: 0 }
+    pub fn new(device: Arc<Device>) -> io::Result<Self> {
+        let workers = Workers::start(&device)?;
+        Ok(Self { device, workers, config: Config::default(), fwmark: 0 })
+    }
+
+    /// Whether [`inherited`](Self::inherited) will understand it.
+    pub fn can_inherit(state: &State) -> anyhow::Result<()> {
+        parse_get(&state.device).map(|_| ()).context("the predecessor's configuration")
+    }
+
+    /// Goes on where another process has stopped.
+    pub fn inherited(device: Arc<Device>, inheritance: &mut Inheritance) -> anyhow::Result<Self> {
+        let State { device: text, port, peers, .. } = &mut inheritance.state;
+        let observed = parse_get(text)?;
+        let config = Config { listen_port: *port, ..observed.device };
+        if let Some(socket) = inheritance.socket.take() {
+            // It has its mark.
+            let socket = Socket::prepared(socket2::Socket::from(socket), 0)?;
+            device.socket.store(Some(Arc::new(socket)));
+        }
+        let workers = Workers::stopped(&device)?;
+        let mut plane = Self { device, workers, config, fwmark: observed.fwmark };
+        // Without an own key nothing is sent yet.
+        plane.set_table(&Config::default(), &SetRequest::default());
+        plane.set_own();
+        let table = plane.device.table.load_full();
+        for (key, stats) in &observed.stats {
+            let Some(cell) = table.peers.get(key) else { continue };
+            cell.received.store(stats.rx_bytes, Ordering::Relaxed);
+            cell.sent.store(stats.tx_bytes, Ordering::Relaxed);
+        }
+        for state in peers.drain(..) {
+            let Some(cell) = table.peers.get(&state.public()) else { continue };
+            plane.device.with(cell, |core, world, out| core.resume(state, world, out));
+        }
+        plane.workers.go_on();
+        Ok(plane)
+    }
+
+    /// Gives everything to another process, the sockets that others connect to included. If this is an error, nothing has changed.
+    pub fn give(&mut self, successor: UnixStream, listeners: [RawFd; 2]) -> anyhow::Result<()> {
+        self.workers.stop();
+        let socket = self.device.socket.load_full();
+        let mut fds = vec![self.device.tun.as_raw_fd()];
+        fds.extend(listeners);
+        fds.extend(socket.map(|socket| socket.as_raw_fd()));
+        let peers = self.device.table.load().peers.values().map(|cell| cell.core().state()).collect();
+        let (features, port) = (self.device.tun.features(), self.config.listen_port);
+        let state = State { features, device: encode_get_reply(&self.get()), port, peers };
+        let given = hand_over::give(successor, &state, &fds);
+        if given.is_err() {
+            self.workers.go_on();
+        }
+        given
     }
 
     /// Do what was asked. Where that fails, nothing has changed.
@@ -61,7 +117,7 @@ impl Plane {
     }
 
     /// Without a key nobody listens.
-    fn set_socket(&self, after: &Config, fwmark: u32) -> io::Result<()> {
+    fn set_socket(&mut self, after: &Config, fwmark: u32) -> io::Result<()> {
         let old = self.device.socket.load_full();
         if after.private_key.is_none() {
             self.device.socket.store(None);
@@ -74,8 +130,7 @@ impl Plane {
             return if fwmark == self.fwmark { Ok(()) } else { old.set_mark(fwmark) };
         }
         let socket = Arc::new(Socket::bind(after.listen_port, fwmark)?);
-        let (device, listening) = (Arc::clone(&self.device), Arc::clone(&socket));
-        thread::Builder::new().name("receive".to_owned()).spawn(move || receive::run(&device, &listening))?;
+        self.workers.listen(&socket)?;
         self.device.socket.store(Some(socket));
         old.iter().for_each(|old| old.close());
         Ok(())
@@ -83,21 +138,25 @@ impl Plane {
 
     /// What was agreed on under another key ends.
     fn set_identity(&self) {
-        let identity = self.config.private_key.as_ref().map(Identity::new);
-        *lock(&self.device.guard) =
-            identity.as_ref().map(|own| Guard::new(own.public(), random(), clock::boot()));
         self.device.own.store(None);
-        for peer in self.device.table.load().peers.values() {
+        let table = self.device.table.load_full();
+        for peer in table.peers.values() {
             let mut out = Vec::new();
             peer.core().forget_identity(&mut out);
             self.device.carry_out(peer, out);
         }
-        self.device.own.store(identity.map(Arc::new));
-        for (key, peer) in &self.device.table.load().peers {
+        self.set_own();
+        for (key, peer) in &table.peers {
             if self.config.peers.get(key).is_some_and(|peer| peer.keepalive > 0) {
                 self.device.with(peer, |core, world, out| core.keep_alive(world, out));
             }
         }
+    }
+
+    fn set_own(&self) {
+        let own = self.config.private_key.as_ref().map(Identity::new);
+        *lock(&self.device.guard) = own.as_ref().map(|own| Guard::new(own.public(), random(), clock::boot()));
+        self.device.own.store(own.map(Arc::new));
     }
 
     /// The peers are those of the configuration.

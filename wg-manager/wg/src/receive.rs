@@ -1,6 +1,5 @@
 //! From the network to the TUN device: one thread receives, opens, joins and writes.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -31,17 +30,16 @@ struct Run<'a> {
     opened: Vec<Opened<'a>>,
 }
 
-/// Carries messages until the socket is closed.
-pub fn run(device: &Device, socket: &Socket) -> io::Result<()> {
+/// Carries messages until the socket is closed, or it is stopped.
+pub fn run(device: &Device, socket: &Socket) {
     let (mut receiver, mut joiner) = (Receiver::new(), Joiner::default());
-    while !socket.is_closed() {
+    while !socket.is_closed() && !device.is_stopped() {
         match receiver.receive(socket) {
             Ok(datagrams) => carry(device, &mut joiner, datagrams),
             // Of one datagram that we have sent, or nothing came for a while.
             Err(error) => tracing::trace!(%error, "receiving"),
         }
     }
-    Ok(())
 }
 
 /// What one system call has brought.

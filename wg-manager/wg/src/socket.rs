@@ -94,7 +94,10 @@ impl Socket {
     /// Messages of `size` bytes each, the last of which may be shorter. Loses what cannot be sent, as UDP does.
     pub fn send_run(&self, messages: &[u8], size: usize, to: SocketAddr) {
         if messages.len() > size && self.joins.load(Ordering::Relaxed) {
-            match u16::try_from(size).map_err(io::Error::other).and_then(|size| self.send(messages, Some(size), to)) {
+            match u16::try_from(size)
+                .map_err(io::Error::other)
+                .and_then(|size| self.send(messages, Some(size), to))
+            {
                 Ok(()) => return,
                 Err(error) => self.not_joined(&error),
             }

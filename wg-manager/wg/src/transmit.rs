@@ -26,11 +26,11 @@ struct Batch {
     last: Option<(IpAddr, Arc<PeerCell>)>,
 }
 
-/// Carries packets until the device is gone.
+/// Carries packets until it is stopped. An error: the device is gone.
 pub fn run(device: &Device) -> io::Result<()> {
     let mut buffer = vec![0; Tun::BUFFER];
     let mut batch = Batch::default();
-    loop {
+    while !device.is_stopped() {
         gather(device, &mut buffer, &mut batch)?;
         let runs = std::mem::take(&mut batch.runs);
         for (peer, messages) in &runs {
@@ -38,6 +38,7 @@ pub fn run(device: &Device) -> io::Result<()> {
         }
         batch.clear(runs);
     }
+    Ok(())
 }
 
 /// Reads what is there, but not more than one batch; waits if that is nothing.

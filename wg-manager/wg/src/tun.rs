@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Weak};
@@ -42,6 +42,18 @@ impl Tun {
         Ok(Self::of(file, features, mtu))
     }
 
+    /// A device that another process has made. Must be called within a tokio runtime.
+    pub fn inherited(fd: OwnedFd, features: Features) -> io::Result<Self> {
+        let file = File::from(fd);
+        let mtu = tun_sys::name(&file).and_then(|name| tun_sys::mtu(&name))?;
+        Ok(Self::of(file, features, mtu))
+    }
+
+    /// What the kernel does for it.
+    pub fn features(&self) -> Features {
+        self.features
+    }
+
     /// A device that is there.
     fn of(file: File, features: Features, mtu: u16) -> Self {
         let file = Arc::new(file);
@@ -71,9 +83,9 @@ impl Tun {
     pub fn read(&self, buffer: &mut [u8], emit: impl FnMut(&[u8], &[u8])) -> io::Result<()> {
         let length = (&*self.file).read(buffer)?;
         let parts = buffer[..length].split_at_mut_checked(self.features.vnet_len());
-        let cut = parts.ok_or(Malformed).and_then(|(header, packet)| {
-            offload::split(VnetHdr::decode(header)?, packet, emit)
-        });
+        let cut = parts
+            .ok_or(Malformed)
+            .and_then(|(header, packet)| offload::split(VnetHdr::decode(header)?, packet, emit));
         if cut.is_err() {
             tracing::debug!(length, "the kernel handed over a packet that cannot be cut");
         }
@@ -97,6 +109,12 @@ impl Tun {
                 tracing::trace!(%error, "a packet could not be written to the device");
             }
         });
+    }
+}
+
+impl AsRawFd for Tun {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
     }
 }
 

@@ -182,6 +182,23 @@ impl Node {
         self.child = Some(child);
     }
 
+    /// Starts another process that takes the device over, and waits for the first one's end; returns whether it said
+    /// that it was fine.
+    pub fn take_over(&mut self) -> bool {
+        let successor = self.command(BINARY, &["--foreground", "--take-over", DEVICE]).spawn().unwrap();
+        let mut predecessor = self.child.replace(successor).unwrap();
+        let mut ended = None;
+        eventually(Duration::from_secs(30), || {
+            ended = predecessor.try_wait().unwrap();
+            ended.is_some() || self.child.as_mut().is_some_and(|new| new.try_wait().unwrap().is_some())
+        });
+        if ended.is_none() {
+            let _ = predecessor.kill();
+            let _ = predecessor.wait();
+        }
+        ended.is_some_and(|status| status.success())
+    }
+
     /// The process of the device.
     pub fn pid(&self) -> nix::unistd::Pid {
         nix::unistd::Pid::from_raw(self.child.as_ref().unwrap().id() as i32)

@@ -23,6 +23,8 @@ pub const TICK: Duration = Duration::from_millis(100);
 pub const SILENCE: Duration = Duration::from_secs(1);
 /// Handshake messages that wait: as many as the kernel's implementation keeps.
 pub const HANDSHAKES: usize = 4096;
+/// Of them, taken from the queue at once.
+pub const AT_ONCE: usize = 64;
 /// So many are a load under which senders must show that they hear us.
 pub const LOADED: usize = HANDSHAKES / 8;
 /// And for so long after that, in nanoseconds.

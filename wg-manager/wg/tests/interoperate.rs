@@ -2,14 +2,14 @@
 
 mod rig;
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use rig::{DEVICE, Pair, eventually, of_wireguard_go, possible};
 
 /// Ours on the first node, wireguard-go on the second.
-fn pair(go: &PathBuf) -> Pair {
+fn pair(go: &Path) -> Pair {
     let mut pair = Pair::new();
     pair.a.start();
     pair.b.start_other(go, &["-f", DEVICE]);

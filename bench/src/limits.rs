@@ -69,3 +69,6 @@ pub const SETTLE: Duration = Duration::from_millis(300);
 pub const TUNNEL_SECONDS: u64 = 4;
 /// Turns of every implementation.
 pub const TUNNEL_ROUNDS: u32 = 3;
+/// One look at what a function costs, and how many: what disturbs is seldom there in all of them.
+pub const GLANCE: Duration = Duration::from_millis(50);
+pub const GLANCES: usize = 10;

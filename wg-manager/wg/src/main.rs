@@ -10,14 +10,11 @@
 
 mod args;
 mod background;
-mod checksum;
 mod limits;
-mod offload;
 mod plane;
 mod server;
 mod sources;
 mod tun;
-mod tun_sys;
 mod udp;
 mod udp_recv;
 
@@ -27,6 +24,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use countersign_wg::{offload, tun_sys};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Mutex;
 use tracing_subscriber::filter::{LevelFilter, Targets};

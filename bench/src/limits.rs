@@ -81,3 +81,6 @@ pub const FLOOD_MESSAGES: usize = 2_000;
 pub const FLOOD_FLOWS: [&str; 2] = ["1G", "0"];
 /// For so long.
 pub const FLOOD_SECONDS: u64 = 4;
+/// One look at what a function costs, and how many: what disturbs is seldom there in all of them.
+pub const GLANCE: Duration = Duration::from_millis(50);
+pub const GLANCES: usize = 10;

@@ -4,6 +4,7 @@
 //! the ratios are what they are for.
 
 mod aead;
+mod packets;
 pub mod rig;
 
 use std::io::{Read as _, Write as _};
@@ -47,6 +48,7 @@ struct Latency {
 struct Report {
     rows: Vec<Row>,
     latency: Vec<Latency>,
+    packets: Vec<packets::Cost>,
 }
 
 /// One stream of something through a tunnel.
@@ -98,8 +100,10 @@ pub fn run(json: bool) -> Result<()> {
         rows.push(row(*load, &programs, &rigs)?);
     }
     let latency = vec![latency("rr", None, &rigs)?, latency("rr under load", Some(LOADS[0]), &rigs)?];
+    let packets = packets::costs()?;
     print(&rows, &latency);
-    report::json(json, &Report { rows, latency })
+    print_costs(&packets);
+    report::json(json, &Report { rows, latency, packets })
 }
 
 /// Ours, beside this program; wireguard-go and, where they were built, the others out of the cache of peers.
@@ -318,6 +322,16 @@ fn print(rows: &[Row], latency: &[Latency]) {
             us(row.wireguard_go_p50_us),
             us(row.wireguard_go_p99_us),
         ]);
+    }
+    println!("{table}");
+}
+
+fn print_costs(costs: &[packets::Cost]) {
+    let mut table =
+        report::table(&["ns for each packet of 1,400 bytes", "cut", "joined", "of that, its checksum"]);
+    for cost in costs {
+        let ns = |value: f64| format!("{value:.0}");
+        table.add_row([cost.kind.to_owned(), ns(cost.cut_ns), ns(cost.joined_ns), ns(cost.checksum_ns)]);
     }
     println!("{table}");
 }

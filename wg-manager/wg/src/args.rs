@@ -2,7 +2,7 @@
 
 use clap::Parser;
 
-use crate::limits::MAX_NAME;
+use crate::tun_sys::MAX_NAME;
 
 /// A WireGuard device in user space, configured with wg(8).
 ///

@@ -36,8 +36,6 @@ pub const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for the device to be ready, before a starting process in the foreground gives up on the one in the
 /// background.
 pub const START_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest interface name (`IFNAMSIZ` with the final zero).
-pub const MAX_NAME: usize = 15;
 /// Threads for configuration. Packets have their own.
 pub const WORKERS: usize = 1;
 /// Packets the kernel holds for us in the TUN: a hundred pairs' released bursts of twenty, while the process

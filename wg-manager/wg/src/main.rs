@@ -10,13 +10,11 @@
 
 mod args;
 mod background;
-mod checksum;
 mod clock;
 mod device;
 mod hand_over;
 mod handshakes;
 mod limits;
-mod offload;
 mod plane;
 mod receive;
 mod server;
@@ -24,7 +22,6 @@ mod socket;
 mod sources;
 mod transmit;
 mod tun;
-mod tun_sys;
 mod udp_recv;
 mod workers;
 
@@ -35,6 +32,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use countersign_wg::{offload, tun_sys};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Mutex;

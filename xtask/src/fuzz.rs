@@ -11,6 +11,10 @@ pub enum Target {
     Policy,
     /// Packets that a peer sends and the data plane joins for the kernel
     Packets,
+    /// Handshake and data messages between two peers on a bad network
+    Wireguard,
+    /// The configuration protocol of WireGuard devices
+    Uapi,
 }
 
 /// Runs the fuzzer of `target` for so long; fails with the document that did harm.
@@ -19,6 +23,10 @@ pub fn run(target: Target, minutes: u32, seed: u64) -> Result<()> {
         Target::Policy => {
             ("countersign-policy", &["--test", "fuzz"], "mutated_documents_and_noise_do_no_harm")
         }
+        Target::Wireguard => {
+            ("countersign-wg-core", &["--test", "two_peers"], "messages_on_a_bad_network_do_no_harm")
+        }
+        Target::Uapi => ("countersign-wg-proto", &["--test", "uapi"], "mutated_messages_do_no_harm"),
         Target::Packets => ("countersign-wg", &["--lib"], "whatever_peers_send_is_kept_as_it_was"),
     };
     let test = [&["test", "--release", "-p", package], place].concat();

@@ -36,8 +36,8 @@ pub struct Errno(pub i32);
 
 impl Plane {
     /// A device without key and peers.
-    pub fn new(device: Arc<Device>) -> io::Result<Self> {
-        let workers = Workers::start(&device)?;
+    pub fn new(device: Arc<Device>, threads: usize) -> io::Result<Self> {
+        let workers = Workers::start(&device, threads)?;
         Ok(Self { device, workers, config: Config::default(), fwmark: 0 })
     }
 
@@ -47,7 +47,11 @@ impl Plane {
     }
 
     /// Goes on where another process has stopped.
-    pub fn inherited(device: Arc<Device>, inheritance: &mut Inheritance) -> anyhow::Result<Self> {
+    pub fn inherited(
+        device: Arc<Device>,
+        threads: usize,
+        inheritance: &mut Inheritance,
+    ) -> anyhow::Result<Self> {
         let State { device: text, port, peers, .. } = &mut inheritance.state;
         let observed = parse_get(text)?;
         let config = Config { listen_port: *port, ..observed.device };
@@ -56,7 +60,7 @@ impl Plane {
             let socket = Socket::prepared(socket2::Socket::from(socket), 0)?;
             device.socket.store(Some(Arc::new(socket)));
         }
-        let workers = Workers::stopped(&device)?;
+        let workers = Workers::stopped(&device, threads)?;
         let mut plane = Self { device, workers, config, fwmark: observed.fwmark };
         // Without an own key nothing is sent yet.
         plane.set_table(&Config::default(), &SetRequest::default());

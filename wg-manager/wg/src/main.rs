@@ -106,9 +106,12 @@ type Started = (Tun, Plane, Server, UnixListener);
 async fn start(args: &Args) -> anyhow::Result<Started> {
     let name = &args.interface;
     let tun = Tun::create(name, args.mtu).with_context(|| format!("creating the TUN device {name}"))?;
-    let server = Server::bind(name).await.with_context(|| format!("listening on {name}.sock"))?;
-    let plane = Plane::new(Arc::new(Device::new(tun.clone())), args.threads())?;
+    let listening = || format!("listening on {name}.sock");
+    Server::wait_for_predecessor(name).await.with_context(listening)?;
     let successors = UnixListener::from_std(hand_over::listen(name).context("listening for successors")?)?;
+    let plane = Plane::new(Arc::new(Device::new(tun.clone())), args.threads())?;
+    // Last: whoever can connect to it may rely on all the rest.
+    let server = Server::bind(name).with_context(listening)?;
     Ok((tun, plane, server, successors))
 }
 

@@ -14,7 +14,7 @@ use countersign_e2e::tcp::{self, Acceptor};
 use countersign_e2e::world::{World, WorldOptions, eventually};
 use countersign_lab::IdentitySource;
 use countersign_lab::process::Record;
-use countersign_lab::spire::{Part, TRUST_DOMAIN, Tuning, parent_id};
+use countersign_lab::spire::{Part, PodsBy, TRUST_DOMAIN, Tuning, parent_id};
 use serde::Serialize;
 
 use crate::report::{self, ms};
@@ -97,7 +97,7 @@ pub fn run(json: bool, parts: &Parts) -> Result<()> {
 
 /// A server on node 2 that wants to know who comes.
 fn up(name: &str, tuning: Tuning, agent_args: Vec<String>) -> Result<(World, Acceptor)> {
-    let identity_source = IdentitySource::Spire { tuning };
+    let identity_source = IdentitySource::Spire { tuning, pods: PodsBy::Delegated };
     let options = WorldOptions { identity_source, agent_args, ..WorldOptions::new(name)? };
     let world = World::up(options, &server())?;
     eventually("the server has its SVID", PATIENCE, || {
@@ -118,7 +118,7 @@ fn with_static_entries(pods: usize) -> Result<Samples> {
 }
 
 fn up_without_registrar(name: &str, pods: usize, agent_args: Vec<String>) -> Result<(World, Acceptor)> {
-    let identity_source = IdentitySource::Spire { tuning: Tuning::Default };
+    let identity_source = IdentitySource::Spire { tuning: Tuning::Default, pods: PodsBy::Delegated };
     let options = WorldOptions { identity_source, agent_args, ..WorldOptions::new(name)? };
     let world = World::up(options, &server())?;
     let spire = world.spire()?;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use countersign_lab::ns::Space;
 use countersign_lab::pod::Phase;
-use countersign_lab::spire::{Spire, Tuning};
+use countersign_lab::spire::{PodsBy, Spire, Tuning};
 use countersign_lab::{AgentMode, IdentitySource, Lab, LabName, LabOptions, Parking, PodKey, Target, down};
 use nix::sys::signal::Signal;
 
@@ -43,7 +43,7 @@ impl WorldOptions {
     /// # Errors
     /// Where `name` cannot be a lab's.
     pub fn with_spire(name: &str) -> Result<Self> {
-        let identity_source = IdentitySource::Spire { tuning: Tuning::Fast };
+        let identity_source = IdentitySource::Spire { tuning: Tuning::Fast, pods: PodsBy::Delegated };
         Ok(Self { identity_source, ..Self::new(name)? })
     }
 

@@ -56,7 +56,7 @@ pub struct Config {
         long,
         env = "COUNTERSIGN_SPIRE_WORKLOAD_SOCKET",
         value_name = "SOCKET",
-        requires = "spire_admin_socket",
+        requires = "spire_pods",
         required_unless_present = "embedded_ca"
     )]
     pub spire_workload_socket: Option<PathBuf>,
@@ -67,9 +67,21 @@ pub struct Config {
         long,
         env = "COUNTERSIGN_SPIRE_ADMIN_SOCKET",
         value_name = "SOCKET",
+        group = "spire_pods",
         requires = "spire_workload_socket"
     )]
     pub spire_admin_socket: Option<PathBuf>,
+
+    /// Instead of the admin socket: that of its Broker API (experimental in SPIRE 1.15), which attests a process of
+    /// the pod itself; this agent's SPIFFE ID has to be among its `brokers`.
+    #[arg(
+        long,
+        env = "COUNTERSIGN_SPIRE_BROKER_SOCKET",
+        value_name = "SOCKET",
+        group = "spire_pods",
+        requires = "spire_workload_socket"
+    )]
+    pub spire_broker_socket: Option<PathBuf>,
 
     /// A selector by which SPIRE knows a pod, `type:value`; {pod_uid}, {pod}, {namespace}, {service_account},
     /// {node} and {supplemental_group} are replaced. May be given several times.

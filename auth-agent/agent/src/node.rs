@@ -19,6 +19,7 @@ mod registrar;
 mod spire;
 mod svids;
 mod told;
+mod unknown;
 mod withdraw;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -59,6 +60,7 @@ use self::places::Addresses;
 use self::preshared::LastWord;
 use self::svids::Svids;
 use self::told::Told;
+use self::unknown::Unknown;
 
 /// Name of the parking device.
 pub const PARK_DEVICE: &str = "cs_park";
@@ -76,6 +78,7 @@ pub struct Node {
     machine: Machine,
     parking: Parking<Vec<u8>>,
     order: Order,
+    unknown: Unknown,
     told: Told,
     told_file: StateFile,
     world: World,
@@ -147,6 +150,7 @@ impl Node {
             machine: machine(&config),
             parking: Parking::new(ParkLimits::default()),
             order: Order::default(),
+            unknown: Unknown::default(),
             told: Told::default(),
             told_file: run_file("told.json"),
             world: World::default(),

@@ -58,6 +58,9 @@ pub struct EndpointSpec {
     pub mac: String,
     /// The pod's addresses, at most one of each family.
     pub ips: Vec<IpAddr>,
+    /// Inode of the pod's network namespace: by it a process of the pod is found, for SPIRE's Broker API.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<u64>,
 }
 
 /// A flow to explain.

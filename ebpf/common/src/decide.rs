@@ -103,6 +103,10 @@ fn judge<M: Maps>(
     if is_agent_port(at.config, question, remote.identity) {
         return refuse(reason::AGENT_PORT);
     }
+    // Whatever policy says of everybody: it may say something else of whoever this is.
+    if remote.is_unknown_pod() {
+        return refuse(reason::ADDRESS_UNKNOWN);
+    }
     if !decision.allow {
         return Verdict { rule_id: decision.rule_id, ..refuse(refused(decision)) };
     }

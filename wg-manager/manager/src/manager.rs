@@ -179,7 +179,7 @@ impl Keeper {
         loop {
             tokio::select! {
                 command = inbox.recv() => match command {
-                    Some(command) => self.obey(command).await,
+                    Some(command) => self.obey_all(command, &mut inbox).await,
                     None => return,
                 },
                 () = sleep_until(self.next) => {
@@ -189,13 +189,43 @@ impl Keeper {
         }
     }
 
+    /// Everything that waits, in order. A turn costs as much as there are nodes, and each key that is agreed on is
+    /// a new wish: of those that wait together the last counts, and all of them get its answer.
+    async fn obey_all(&mut self, first: Command, inbox: &mut mpsc::Receiver<Command>) {
+        let mut wishes = Vec::new();
+        let waiting = std::iter::from_fn(|| inbox.try_recv().ok()).take(COMMANDS);
+        for command in std::iter::once(first).chain(waiting) {
+            match command {
+                Command::SetPeers(desired, reply) => {
+                    self.desired = *desired;
+                    wishes.push(reply);
+                }
+                other => {
+                    self.fulfil(&mut wishes).await;
+                    self.obey(other).await;
+                }
+            }
+        }
+        self.fulfil(&mut wishes).await;
+    }
+
+    async fn fulfil(&mut self, wishes: &mut Vec<oneshot::Sender<Result<(), Problems>>>) {
+        if wishes.is_empty() {
+            return;
+        }
+        self.reached = false;
+        let done = self.turn().await;
+        for reply in wishes.drain(..) {
+            // Whoever asked may have stopped listening; that changes nothing.
+            let _ = reply.send(done.clone());
+        }
+    }
+
     async fn obey(&mut self, command: Command) {
-        // Whoever asked may have stopped listening; that changes nothing.
         match command {
             Command::SetPeers(desired, reply) => {
                 self.desired = *desired;
-                self.reached = false;
-                let _ = reply.send(self.turn().await);
+                self.fulfil(&mut vec![reply]).await;
             }
             Command::Reconcile(reply) => {
                 let _ = reply.send(self.turn().await);

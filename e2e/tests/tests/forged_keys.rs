@@ -45,8 +45,8 @@ impl Attacker {
         Ok(Self { ca, object: NodePublisher::new(&paths.status(), "node2")? })
     }
 
-    fn svid(&self, node: &str, issued: u64) -> Result<Svid> {
-        Ok(self.ca.issue(&node_id(self.ca.trust_domain(), node)?, issued, 3_600)?)
+    fn svid(&self, node: &str, ttl: u64) -> Result<Svid> {
+        Ok(self.ca.issue(&node_id(self.ca.trust_domain(), node)?, now()?, ttl)?)
     }
 
     /// What node2 says of itself.
@@ -95,9 +95,12 @@ fn forgeries(attacker: &Attacker, epoch: u64) -> Result<Vec<(&'static str, Strin
     swapped.statement.epoch = epoch;
     let mut expired = genuine.clone();
     expired.statement.not_after = now - 1;
-    let of_node2 = attacker.svid("node2", now)?;
-    let old = attacker.svid("node2", now - 7_200)?;
-    let of_node1 = attacker.svid("node1", now)?;
+    let of_node2 = attacker.svid("node2", 3_600)?;
+    let of_node1 = attacker.svid("node1", 3_600)?;
+    let old = attacker.svid("node2", 1)?;
+    while self::now()? <= old.not_after() {
+        std::thread::sleep(Duration::from_millis(100));
+    }
     Ok(vec![
         ("a swapped key", swapped.encode()?, "signature"),
         ("an expired announcement", signed(&of_node2, statement(epoch, now - 1))?, "expired"),

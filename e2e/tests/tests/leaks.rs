@@ -125,13 +125,14 @@ impl Scene<'_> {
     fn put(&mut self, flow: u32, node: usize) -> Result<()> {
         let name = format!("p{flow}");
         self.world.apply(&Self::file(flow), &[Pod::new(&name, NODES[node], "pod").yaml()])?;
-        let mut place = None;
+        let mut there = None;
         eventually("a new pod has its address", SOON, || {
-            place = self.world.place(&name).ok().filter(|place| place.ips.len() == 2);
-            Ok(place.is_some())
+            // What is being made may be there in part.
+            let place = self.world.place(&name).ok().filter(|place| place.ips.len() == 2);
+            there = place.and_then(|place| Some((udp::socket(&place.space, PORT).ok()?, place)));
+            Ok(there.is_some())
         })?;
-        let place = place.context("no place")?;
-        let socket = udp::socket(&place.space, PORT)?;
+        let (socket, place) = there.context("no place")?;
         let mut talk = self.crowd.talk();
         talk.speakers.insert(flow, socket);
         talk.targets.extend(place.ips.iter().map(|ip| SocketAddr::new(*ip, PORT)));

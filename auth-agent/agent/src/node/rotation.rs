@@ -184,8 +184,9 @@ impl Node {
             return;
         }
         let manager = self.encryption.manager.clone();
-        let (node, before) = (self.config.node_name.clone(), self.encryption.own);
+        let node = self.config.node_name.clone();
         tokio::spawn(async move {
+            let before = manager.keys();
             let begun = manager.begin_rotation().await;
             match &begun {
                 Ok(keys) => {

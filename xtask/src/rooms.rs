@@ -41,6 +41,7 @@ const POLICY: &str = "countersign-policy";
 const CERTS: &str = "countersign-certs";
 const AUTH_PROTO: &str = "countersign-auth-proto";
 const WG_PROTO: &str = "countersign-wg-proto";
+const WG_CORE: &str = "countersign-wg-core";
 const SPIRE_PROTO: &str = "countersign-spire-proto";
 const SPIRE: &str = "countersign-spire";
 const CLUSTER: &str = "countersign-cluster";
@@ -74,13 +75,14 @@ pub const ROOMS: &[Room] = &[
     room(CERTS, "certs", Kind::Pure, &[]),
     room(AUTH_PROTO, "auth-agent/proto", Kind::Pure, &[]),
     room(WG_PROTO, "wg-manager/proto", Kind::Pure, &[CERTS]),
+    room(WG_CORE, "wg-manager/core", Kind::Pure, &[WG_PROTO]),
     with_aya(room(EBPF_LOADER, "ebpf/loader", Kind::Shell, &[EBPF_COMMON])),
     room(SPIRE_PROTO, "spire-integration/proto", Kind::Pure, &[POLICY, CERTS, WG_PROTO]),
     room(SPIRE, "spire-integration", Kind::Shell, &[CERTS, SPIRE_PROTO]),
     room(CLUSTER, "cluster", Kind::Shell, &[POLICY]),
     room(FLOWS, "flows", Kind::Shell, &[EBPF_COMMON, POLICY]),
     room(WG_MANAGER, "wg-manager/manager", Kind::Shell, &[WG_PROTO, CERTS]),
-    room("countersign-wg", "wg-manager/wg", Kind::Program, &[WG_PROTO]),
+    room("countersign-wg", "wg-manager/wg", Kind::Program, &[WG_PROTO, WG_CORE]),
     room(
         "countersign-registrar",
         "spire-integration/registrar",
@@ -96,7 +98,7 @@ pub const ROOMS: &[Room] = &[
         "countersign-bench",
         "bench",
         Kind::Program,
-        &[API, LAB, E2E, EBPF_COMMON, EBPF_LOADER, POLICY],
+        &["countersign-wg", API, LAB, E2E, EBPF_COMMON, EBPF_LOADER, POLICY, WG_PROTO, WG_CORE],
     )),
     room("xtask", "xtask", Kind::Program, &[]),
 ];

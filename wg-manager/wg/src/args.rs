@@ -2,7 +2,7 @@
 
 use clap::Parser;
 
-use crate::limits::MAX_NAME;
+use crate::tun_sys::MAX_NAME;
 
 /// A WireGuard device in user space, configured with wg(8).
 ///
@@ -25,6 +25,10 @@ pub struct Args {
     /// What is logged: error, warn, info, debug or trace.
     #[arg(long, env = "COUNTERSIGN_WG_LOG", default_value = "info")]
     pub log_level: tracing::Level,
+    /// Go on in the place of the process that has the device now, with its sockets and sessions: an upgrade
+    /// without a lost packet. That process ends; where it cannot give everything away, it goes on.
+    #[arg(long, conflicts_with = "mtu")]
+    pub take_over: bool,
     /// Write a line to this file descriptor, and close it, when device and socket are there.
     #[arg(long, value_name = "FD")]
     pub ready_fd: Option<i32>,

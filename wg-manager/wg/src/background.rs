@@ -22,8 +22,11 @@ pub fn start(args: &Args) -> anyhow::Result<()> {
     // This end alone goes to the child.
     fcntl(&writer, FcntlArg::F_SETFD(FdFlag::empty())).context("pipe")?;
     let program = std::env::current_exe().context("finding this program")?;
+    let mtu = args.mtu.to_string();
+    let device = if args.take_over { vec!["--take-over"] } else { vec!["--mtu", &mtu] };
     let mut child = Command::new(program)
-        .args(["--foreground", "--log-level", args.log_level.as_str(), "--mtu", &args.mtu.to_string()])
+        .args(["--foreground", "--log-level", args.log_level.as_str()])
+        .args(device)
         .args(["--ready-fd", &writer.as_raw_fd().to_string(), "--", &args.interface])
         .env("COUNTERSIGN_WG_BACKGROUND", "1")
         .current_dir("/")

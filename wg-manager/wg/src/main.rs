@@ -10,31 +10,39 @@
 
 mod args;
 mod background;
-mod checksum;
+mod clock;
+mod device;
+mod hand_over;
+mod handshakes;
 mod limits;
-mod offload;
 mod plane;
+mod receive;
 mod server;
+mod socket;
 mod sources;
+mod transmit;
 mod tun;
-mod tun_sys;
-mod udp;
 mod udp_recv;
+mod workers;
 
+use std::os::fd::AsRawFd as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use countersign_wg::{offload, tun_sys};
+use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Mutex;
-use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::args::Args;
 use crate::background::Ready;
+use crate::device::Device;
 use crate::plane::Plane;
 use crate::server::Server;
 use crate::tun::Tun;
@@ -56,18 +64,17 @@ fn foreground(args: &Args) -> anyhow::Result<()> {
     background::detach();
     log(args.log_level);
     background::end_on_panic();
-    let workers =
-        std::thread::available_parallelism().map_or(2, |count| count.get().clamp(2, limits::WORKERS));
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(limits::WORKERS).enable_all().build()?;
     let result = runtime.block_on(run(args));
-    // Reading tasks may still hold the device; the process ends, and it with them.
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
 }
 
 async fn run(args: &Args) -> anyhow::Result<()> {
     let mut ready = Ready::new(args.ready_fd);
-    let (tun, server) = match start(args).await {
+    let started = if args.take_over { take_over(args).await } else { start(args).await };
+    let (tun, plane, mut server, successors) = match started {
         Ok(started) => {
             ready.tell(&Ok(()));
             started
@@ -78,46 +85,89 @@ async fn run(args: &Args) -> anyhow::Result<()> {
             return error;
         }
     };
-    tracing::info!(interface = args.interface, mtu = args.mtu, "ready");
-    let plane = Arc::new(Mutex::new(Plane::new(tun.clone())));
-    let result = serve(tun, &plane, &server).await;
-    plane.lock().await.stop().await;
+    tracing::info!(interface = args.interface, mtu = tun.mtu(), "ready");
+    let result = serve(tun, Arc::new(Mutex::new(plane)), &server, &successors).await;
+    if matches!(result, Ok(End::HandedOver)) {
+        server.leave();
+    } else {
+        hand_over::forget(&args.interface);
+    }
     tracing::info!(interface = args.interface, "end");
-    result
+    result.map(|_| ())
 }
 
-async fn start(args: &Args) -> anyhow::Result<(Tun, Server)> {
+type Started = (Tun, Plane, Server, UnixListener);
+
+/// A device of our own.
+async fn start(args: &Args) -> anyhow::Result<Started> {
     let name = &args.interface;
     let tun = Tun::create(name, args.mtu).with_context(|| format!("creating the TUN device {name}"))?;
     let server = Server::bind(name).await.with_context(|| format!("listening on {name}.sock"))?;
-    Ok((tun, server))
+    let plane = Plane::new(Arc::new(Device::new(tun.clone())))?;
+    let successors = UnixListener::from_std(hand_over::listen(name).context("listening for successors")?)?;
+    Ok((tun, plane, server, successors))
 }
 
-async fn serve(mut tun: Tun, plane: &Arc<Mutex<Plane>>, server: &Server) -> anyhow::Result<()> {
+/// The device of another process.
+async fn take_over(args: &Args) -> anyhow::Result<Started> {
+    let name = &args.interface;
+    let asked = name.clone();
+    let offer = tokio::task::spawn_blocking(move || hand_over::ask(&asked)).await??;
+    // All that can fail without it being ours is done before.
+    Plane::can_inherit(offer.state())?;
+    let mut inheritance = tokio::task::spawn_blocking(|| offer.take()).await??;
+    let tun = Tun::inherited(inheritance.tun.try_clone()?, inheritance.state.features)?;
+    let server = Server::inherited(name, inheritance.listener.try_clone()?)?;
+    let plane = Plane::inherited(Arc::new(Device::new(tun.clone())), &mut inheritance)?;
+    let successors = UnixListener::from_std(inheritance.successors.try_clone()?.into())?;
+    Ok((tun, plane, server, successors))
+}
+
+/// Why a process ends in order.
+enum End {
+    Asked,
+    HandedOver,
+}
+
+async fn serve(
+    tun: Tun,
+    plane: Arc<Mutex<Plane>>,
+    server: &Server,
+    successors: &UnixListener,
+) -> anyhow::Result<End> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
-        served = server.run(Arc::clone(plane)) => served.context("configuration socket"),
+        _ = terminate.recv() => Ok(End::Asked),
+        _ = interrupt.recv() => Ok(End::Asked),
+        served = server.run(Arc::clone(&plane)) => served.map(|()| End::Asked).context("configuration socket"),
         () = tun.gone() => Err(anyhow::anyhow!("the device was deleted")),
-        () = push(plane) => Ok(()),
+        () = give(&plane, server, successors) => Ok(End::HandedOver),
     }
 }
 
-/// Gives silent peers a push from time to time. Never ends.
-async fn push(plane: &Mutex<Plane>) {
+/// Waits for a successor, and gives it everything.
+async fn give(plane: &Mutex<Plane>, server: &Server, successors: &UnixListener) {
+    let listeners = [server.as_raw_fd(), successors.as_raw_fd()];
     loop {
-        tokio::time::sleep(limits::PUSH_EVERY).await;
-        plane.lock().await.push().await;
+        let successor = match successors.accept().await {
+            Ok((stream, _)) => stream.into_std(),
+            Err(error) => Err(error),
+        };
+        // Nobody configures anything meanwhile.
+        let mut plane = plane.lock().await;
+        let given = tokio::task::block_in_place(|| plane.give(successor?, listeners));
+        match given {
+            Ok(()) => return,
+            Err(error) => {
+                tracing::error!(%error, "the device could not be handed over; it is carried on here")
+            }
+        }
     }
 }
 
-/// Ours as asked for. The core reports every reconfiguration as an error, so it is heard only by those who
-/// look closely.
 fn log(level: tracing::Level) {
-    let core = if level > tracing::Level::INFO { LevelFilter::from_level(level) } else { LevelFilter::OFF };
-    let filter = Targets::new().with_default(level).with_target("gotatun", core);
+    let filter = Targets::new().with_default(level);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
     tracing_subscriber::registry().with(lines).with(filter).init();
 }

@@ -1,34 +1,33 @@
-//! The device's configuration, and the crate's device that carries it out.
+//! The device's configuration, and how the threads that carry packets come to know it.
 //!
-//! The configuration kept here is the one that counts: the crate's device exists only while there is a
-//! private key, and does not move prefixes between peers by itself.
+//! The configuration kept here is the one that counts; the threads see of it what they need, always whole.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd as _, RawFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use countersign_wg_proto::uapi::{SetPeer, SetRequest};
+use anyhow::Context as _;
+use countersign_wg_core::{Guard, Identity};
+use countersign_wg_proto::uapi::{SetPeer, SetRequest, encode_get_reply, parse_get};
 use countersign_wg_proto::{Device as Config, Observed, Peer, PeerStats, PrivateKey, PublicKey};
-use gotatun::device::configure::{DeviceWrite, PeerMut};
-use gotatun::device::{self, Device};
-use gotatun::x25519;
 use ipnet::IpNet;
-use ipnetwork::IpNetwork;
-use tokio::time::timeout;
 
-use crate::limits::PUSH_TIMEOUT;
-use crate::tun::{Reader, Tun};
-use crate::udp::Factory;
+use crate::clock;
+use crate::device::{Device, PeerCell, Table, lock, random};
+use crate::hand_over::{self, Inheritance, State};
+use crate::socket::Socket;
+use crate::workers::Workers;
 
-type Transports = (Factory, Tun, Reader);
-
-/// The device.
+/// The device's configuration.
 pub struct Plane {
-    tun: Tun,
+    device: Arc<Device>,
+    workers: Workers,
     config: Config,
     fwmark: u32,
-    running: Option<Device<Transports>>,
-    /// Unix seconds of every peer's last handshake that was seen.
-    handshakes: BTreeMap<PublicKey, u64>,
 }
 
 /// Why a configuration could not be set, as an errno.
@@ -37,21 +36,65 @@ pub struct Errno(pub i32);
 
 impl Plane {
     /// A device without key and peers.
-    pub fn new(tun: Tun) -> Self {
-        Self { tun, config: Config::default(), fwmark: 0, running: None, handshakes: BTreeMap::new() }
+    pub fn new(device: Arc<Device>) -> io::Result<Self> {
+        let workers = Workers::start(&device)?;
+        Ok(Self { device, workers, config: Config::default(), fwmark: 0 })
     }
 
-    /// Stop carrying packets.
-    pub async fn stop(&mut self) {
-        if let Some(device) = self.running.take() {
-            device.stop().await;
+    /// Whether [`inherited`](Self::inherited) will understand it.
+    pub fn can_inherit(state: &State) -> anyhow::Result<()> {
+        parse_get(&state.device).map(|_| ()).context("the predecessor's configuration")
+    }
+
+    /// Goes on where another process has stopped.
+    pub fn inherited(device: Arc<Device>, inheritance: &mut Inheritance) -> anyhow::Result<Self> {
+        let State { device: text, port, peers, .. } = &mut inheritance.state;
+        let observed = parse_get(text)?;
+        let config = Config { listen_port: *port, ..observed.device };
+        if let Some(socket) = inheritance.socket.take() {
+            // It has its mark.
+            let socket = Socket::prepared(socket2::Socket::from(socket), 0)?;
+            device.socket.store(Some(Arc::new(socket)));
         }
+        let workers = Workers::stopped(&device)?;
+        let mut plane = Self { device, workers, config, fwmark: observed.fwmark };
+        // Without an own key nothing is sent yet.
+        plane.set_table(&Config::default(), &SetRequest::default());
+        plane.set_own();
+        let table = plane.device.table.load_full();
+        for (key, stats) in &observed.stats {
+            let Some(cell) = table.peers.get(key) else { continue };
+            cell.received.store(stats.rx_bytes, Ordering::Relaxed);
+            cell.sent.store(stats.tx_bytes, Ordering::Relaxed);
+        }
+        for state in peers.drain(..) {
+            let Some(cell) = table.peers.get(&state.public()) else { continue };
+            plane.device.with(cell, |core, world, out| core.resume(state, world, out));
+        }
+        plane.workers.go_on();
+        Ok(plane)
     }
 
-    /// Do what was asked. All of it takes effect between two packets.
-    pub async fn set(&mut self, request: SetRequest) -> Result<(), Errno> {
-        let before = self.config.clone();
-        let mut after = before.clone();
+    /// Gives everything to another process, the sockets that others connect to included. If this is an error, nothing has changed.
+    pub fn give(&mut self, successor: UnixStream, listeners: [RawFd; 2]) -> anyhow::Result<()> {
+        self.workers.stop();
+        let socket = self.device.socket.load_full();
+        let mut fds = vec![self.device.tun.as_raw_fd()];
+        fds.extend(listeners);
+        fds.extend(socket.map(|socket| socket.as_raw_fd()));
+        let peers = self.device.table.load().peers.values().map(|cell| cell.core().state()).collect();
+        let (features, port) = (self.device.tun.features(), self.config.listen_port);
+        let state = State { features, device: encode_get_reply(&self.get()), port, peers };
+        let given = hand_over::give(successor, &state, &fds);
+        if given.is_err() {
+            self.workers.go_on();
+        }
+        given
+    }
+
+    /// Do what was asked. Where that fails, nothing has changed.
+    pub fn set(&mut self, request: &SetRequest) -> Result<(), Errno> {
+        let mut after = self.config.clone();
         if let Some(key) = &request.private_key {
             after.private_key.clone_from(key);
         }
@@ -59,108 +102,140 @@ impl Plane {
             after.listen_port = port;
         }
         let fwmark = request.fwmark.unwrap_or(self.fwmark);
-        set_peers(&mut after, &request);
-        let changed = self.carry_out(&before, &after, fwmark, &request).await;
-        if changed.is_ok() {
-            self.config = after;
-            self.fwmark = fwmark;
+        set_peers(&mut after, request);
+        self.set_socket(&after, fwmark).map_err(|error| {
+            tracing::warn!(%error, port = after.listen_port, "the device could not be configured");
+            Errno(error.raw_os_error().unwrap_or(libc::EIO))
+        })?;
+        let before = std::mem::replace(&mut self.config, after);
+        self.fwmark = fwmark;
+        if before.private_key != self.config.private_key {
+            self.set_identity();
         }
-        self.handshakes.retain(|key, _| self.config.peers.contains_key(key));
-        changed
-    }
-
-    /// Starts the crate's device with the first key, stops it when the key goes, changes it otherwise.
-    async fn carry_out(
-        &mut self,
-        before: &Config,
-        after: &Config,
-        fwmark: u32,
-        request: &SetRequest,
-    ) -> Result<(), Errno> {
-        let Some(key) = &after.private_key else {
-            self.stop().await;
-            return Ok(());
-        };
-        let (device, before, mark) = match self.running.take() {
-            Some(device) => (device, before, self.fwmark),
-            None => (self.start().await?, &Config::default(), 0),
-        };
-        if let Err(error) = write(&device, before, after, (mark, fwmark), request).await {
-            tracing::warn!(%error, "the device could not be configured");
-            if before.private_key.is_some() {
-                self.restore(device, before.listen_port).await;
-            }
-            return Err(errno(&error));
-        }
-        self.running = Some(device);
-        tracing::debug!(public_key = %key.public(), "configured");
+        self.set_table(&before, request);
         Ok(())
     }
 
-    /// The port could not be had, and the sockets are closed: open them where they were.
-    async fn restore(&mut self, device: Device<Transports>, port: u16) {
-        let restored = device.write(async |device| device.set_listen_port(port)).await;
-        if let Err(error) = restored {
-            tracing::error!(%error, port, "the old port cannot be had either");
+    /// Without a key nobody listens.
+    fn set_socket(&mut self, after: &Config, fwmark: u32) -> io::Result<()> {
+        let old = self.device.socket.load_full();
+        if after.private_key.is_none() {
+            self.device.socket.store(None);
+            old.iter().for_each(|old| old.close());
+            return Ok(());
         }
-        self.running = Some(device);
+        if let Some(old) = old.as_ref().filter(|old| {
+            after.listen_port == old.port() || (after.listen_port == 0 && self.config.listen_port == 0)
+        }) {
+            return if fwmark == self.fwmark { Ok(()) } else { old.set_mark(fwmark) };
+        }
+        let socket = Arc::new(Socket::bind(after.listen_port, fwmark)?);
+        self.workers.listen(&socket)?;
+        self.device.socket.store(Some(socket));
+        old.iter().for_each(|old| old.close());
+        Ok(())
     }
 
-    async fn start(&self) -> Result<Device<Transports>, Errno> {
-        let builder =
-            device::build().with_udp(Factory::default()).with_ip_pair(self.tun.clone(), self.tun.reader());
-        builder.build().await.map_err(|error| {
-            tracing::error!(%error, "the device could not be started");
-            errno(&error)
-        })
+    /// What was agreed on under another key ends.
+    fn set_identity(&self) {
+        self.device.own.store(None);
+        let table = self.device.table.load_full();
+        for peer in table.peers.values() {
+            let mut out = Vec::new();
+            peer.core().forget_identity(&mut out);
+            self.device.carry_out(peer, out);
+        }
+        self.set_own();
+        for (key, peer) in &table.peers {
+            if self.config.peers.get(key).is_some_and(|peer| peer.keepalive > 0) {
+                self.device.with(peer, |core, world, out| core.keep_alive(world, out));
+            }
+        }
+    }
+
+    fn set_own(&self) {
+        let own = self.config.private_key.as_ref().map(Identity::new);
+        *lock(&self.device.guard) = own.as_ref().map(|own| Guard::new(own.public(), random(), clock::boot()));
+        self.device.own.store(own.map(Arc::new));
+    }
+
+    /// The peers are those of the configuration.
+    fn set_table(&self, before: &Config, request: &SetRequest) {
+        let old = self.device.table.load_full();
+        let fresh = fresh(request);
+        let mut table = Table::default();
+        for (key, peer) in &self.config.peers {
+            let kept = old.peers.get(key).filter(|_| !fresh(key));
+            let cell = kept.cloned().unwrap_or_else(|| Arc::new(PeerCell::new(*key)));
+            peer.allowed_ips.iter().for_each(|prefix| table.routes.insert(prefix, Arc::clone(&cell)));
+            table.peers.insert(*key, cell);
+        }
+        let table = Arc::new(table);
+        self.device.table.store(Arc::clone(&table));
+        for (key, cell) in &old.peers {
+            if table.peers.get(key).is_none_or(|now| !Arc::ptr_eq(now, cell)) {
+                self.device.remove(cell);
+            }
+        }
+        for (key, cell) in &table.peers {
+            let known = before.peers.get(key).filter(|_| !fresh(key));
+            self.set_peer(cell, known, &self.config.peers[key], request_endpoint(request, key));
+        }
+    }
+
+    /// What is not in the table. A keepalive begins when the peer has its place and its key.
+    fn set_peer(&self, cell: &Arc<PeerCell>, before: Option<&Peer>, after: &Peer, named: Option<SocketAddr>) {
+        if let Some(endpoint) = named.or(after.endpoint.filter(|_| before.is_none())) {
+            cell.set_endpoint(endpoint);
+        }
+        if before.map(|peer| &peer.preshared_key) != Some(&after.preshared_key) {
+            cell.core().set_preshared(after.preshared_key.as_ref());
+        }
+        let was = before.map_or(0, |peer| peer.keepalive);
+        if was != after.keepalive {
+            cell.core().set_keepalive(after.keepalive);
+            if was == 0 {
+                self.device.with(cell, |core, world, out| core.keep_alive(world, out));
+            }
+        }
     }
 
     /// Everything there is to know.
-    pub async fn get(&mut self) -> Observed {
+    pub fn get(&self) -> Observed {
         let mut observed =
             Observed { device: self.config.clone(), fwmark: self.fwmark, stats: BTreeMap::new() };
-        let Some(running) = &self.running else { return observed };
-        let (port, peers) = running.read(async |device| (device.listen_port(), device.peers().await)).await;
-        observed.device.listen_port = port;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        for live in peers {
-            let key = PublicKey::from_bytes(live.peer.public_key.to_bytes());
-            let Some(peer) = observed.device.peers.get_mut(&key) else { continue };
-            peer.endpoint = live.peer.endpoint;
-            if let Some(age) = live.stats.last_handshake {
-                remember(self.handshakes.entry(key).or_default(), now.saturating_sub(age));
-            }
+        if let Some(socket) = &*self.device.socket.load() {
+            observed.device.listen_port = socket.port();
+        }
+        for (key, cell) in &self.device.table.load().peers {
+            let Some(peer) = observed.device.peers.get_mut(key) else { continue };
+            peer.endpoint = cell.endpoint();
+            let handshake = cell.core().last_handshake();
             observed.stats.insert(
-                key,
+                *key,
                 PeerStats {
-                    last_handshake_unix: self.handshakes.get(&key).copied(),
-                    rx_bytes: live.stats.rx_bytes as u64,
-                    tx_bytes: live.stats.tx_bytes as u64,
+                    last_handshake_unix: handshake.map(|at| at.as_secs()),
+                    rx_bytes: cell.received.load(Ordering::Relaxed),
+                    tx_bytes: cell.sent.load(Ordering::Relaxed),
                 },
             );
         }
         observed
     }
-
-    /// Start a handshake with every peer that should have a session and has none.
-    pub async fn push(&self) {
-        let Some(device) = &self.running else { return };
-        for live in device.peers().await {
-            let kept = live.peer.keepalive.is_some_and(|seconds| seconds > 0);
-            if kept && live.peer.endpoint.is_some() && live.stats.last_handshake.is_none() {
-                // Sends the first message, if none is under way, and then waits for the end: not needed.
-                let _ = timeout(PUSH_TIMEOUT, device.force_handshake(&live.peer.public_key)).await;
-            }
-        }
-    }
 }
 
-/// The clocks' rounding must not make an old handshake look like a new one.
-fn remember(last: &mut u64, at: Duration) {
-    let at = (at + Duration::from_millis(500)).as_secs();
-    if at.abs_diff(*last) > 1 {
-        *last = at;
-    }
+/// A peer that was removed and added again in one request loses its session, as in the kernel.
+fn fresh(request: &SetRequest) -> impl Fn(&PublicKey) -> bool {
+    let removed: BTreeSet<PublicKey> =
+        request.peers.iter().filter(|section| section.remove).map(|section| section.public_key).collect();
+    let all = request.replace_peers;
+    move |key| all || removed.contains(key)
+}
+
+/// The endpoint a request names for a peer: that of its last section that has one.
+fn request_endpoint(request: &SetRequest, key: &PublicKey) -> Option<SocketAddr> {
+    let sections = request.peers.iter().filter(|section| section.public_key == *key);
+    sections.filter_map(|section| section.endpoint).next_back()
 }
 
 /// What the peer sections of a request do to the configuration. A prefix has one owner: adding it to a peer
@@ -213,111 +288,4 @@ fn set_peer(config: &mut Config, owners: &mut BTreeMap<IpNet, PublicKey>, sectio
             config.peers.entry(section.public_key).or_default().allowed_ips.remove(net);
         }
     }
-}
-
-/// Bring the crate's device from `before` to `after`, under one lock.
-async fn write(
-    device: &Device<Transports>,
-    before: &Config,
-    after: &Config,
-    (old_mark, new_mark): (u32, u32),
-    request: &SetRequest,
-) -> Result<(), device::Error> {
-    let marked = device.write(async |device| {
-        if before.private_key != after.private_key
-            && let Some(key) = &after.private_key
-        {
-            device.set_private_key(x25519::StaticSecret::from(*key.expose())).await;
-        }
-        if request.listen_port.is_some() || before.listen_port != after.listen_port {
-            device.set_listen_port(after.listen_port);
-        }
-        write_peers(device, before, after, request).await;
-        if old_mark == new_mark { Ok(()) } else { device.set_fwmark(new_mark) }
-    });
-    marked.await?
-}
-
-async fn write_peers(
-    device: &mut DeviceWrite<'_, Transports>,
-    before: &Config,
-    after: &Config,
-    request: &SetRequest,
-) {
-    // A peer that was removed and added again in one request loses its session, as in the kernel.
-    let dropped: BTreeSet<PublicKey> =
-        request.peers.iter().filter(|section| section.remove).map(|section| section.public_key).collect();
-    let fresh = |key: &PublicKey| request.replace_peers || dropped.contains(key);
-    for key in before.peers.keys().filter(|key| fresh(key) || !after.peers.contains_key(key)) {
-        device.remove_peer(&x25519::PublicKey::from(*key.as_bytes())).await;
-    }
-    let named: BTreeSet<PublicKey> = request.peers.iter().map(|section| section.public_key).collect();
-    for (key, peer) in &after.peers {
-        match before.peers.get(key).filter(|_| !fresh(key)) {
-            // Named again: its endpoint is set again, also if the peer has roamed since.
-            Some(old) if old != peer || named.contains(key) => {
-                let key = x25519::PublicKey::from(*key.as_bytes());
-                let endpoint = request_endpoint(request, &key);
-                device.modify_peer(&key, |modify| change(modify, old, peer, endpoint)).await;
-            }
-            Some(_) => {}
-            None => {
-                device.add_peer(new_peer(key, peer));
-            }
-        }
-    }
-}
-
-/// The endpoint a request names for a peer: that of its last section that has one.
-fn request_endpoint(request: &SetRequest, key: &x25519::PublicKey) -> Option<std::net::SocketAddr> {
-    let sections = request.peers.iter().filter(|section| section.public_key.as_bytes() == key.as_bytes());
-    sections.filter_map(|section| section.endpoint).next_back()
-}
-
-/// Only what differs: setting a value anew is not free of effects in the core.
-fn change(modify: &mut PeerMut, old: &Peer, new: &Peer, endpoint: Option<std::net::SocketAddr>) {
-    if old.preshared_key != new.preshared_key {
-        modify.set_preshared_key(new.preshared_key.as_ref().map(|key| *key.expose()));
-    }
-    if old.keepalive != new.keepalive {
-        modify.set_keepalive(Some(new.keepalive));
-    }
-    if endpoint.is_some() {
-        modify.set_endpoint(endpoint);
-    }
-    if old.allowed_ips != new.allowed_ips {
-        modify.clear_allowed_ips();
-        modify.add_allowed_ips(new.allowed_ips.iter().map(network));
-    }
-}
-
-fn new_peer(key: &PublicKey, peer: &Peer) -> device::Peer {
-    let mut new = device::Peer::new(x25519::PublicKey::from(*key.as_bytes()));
-    new.endpoint = peer.endpoint;
-    new.preshared_key = peer.preshared_key.as_ref().map(|key| *key.expose());
-    new.keepalive = (peer.keepalive > 0).then_some(peer.keepalive);
-    new.with_allowed_ips(peer.allowed_ips.iter().map(network))
-}
-
-/// The core's type for a prefix. Lengths are valid in both.
-fn network(net: &IpNet) -> IpNetwork {
-    match net {
-        IpNet::V4(net) => IpNetwork::V4(
-            ipnetwork::Ipv4Network::new_checked(net.network(), net.prefix_len())
-                .unwrap_or_else(|| net.network().into()),
-        ),
-        IpNet::V6(net) => IpNetwork::V6(
-            ipnetwork::Ipv6Network::new_checked(net.network(), net.prefix_len())
-                .unwrap_or_else(|| net.network().into()),
-        ),
-    }
-}
-
-/// What the tools print: the system's own reason where there is one.
-fn errno(error: &device::Error) -> Errno {
-    let io = match error {
-        device::Error::Bind(error, _) | device::Error::IoError(error) => error.raw_os_error(),
-        _ => None,
-    };
-    Errno(io.unwrap_or(libc::EIO))
 }

@@ -1,6 +1,7 @@
 //! The configuration socket: `wg show`, `wg set` and the agent come through here.
 
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,12 +23,19 @@ pub const DIRECTORY: &str = "/var/run/wireguard";
 /// A listening socket, removed when dropped.
 pub struct Server {
     listener: UnixListener,
-    path: PathBuf,
+    /// Nothing, when it is somebody else's.
+    path: Option<PathBuf>,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        self.path.iter().for_each(|path| drop(std::fs::remove_file(path)));
+    }
+}
+
+impl AsRawFd for Server {
+    fn as_raw_fd(&self) -> RawFd {
+        self.listener.as_raw_fd()
     }
 }
 
@@ -52,7 +60,18 @@ impl Server {
         let listener = UnixListener::bind(&hidden)?;
         std::fs::set_permissions(&hidden, std::fs::Permissions::from_mode(0o600))?;
         std::fs::rename(&hidden, &path)?;
-        Ok(Self { listener, path })
+        Ok(Self { listener, path: Some(path) })
+    }
+
+    /// Listens on where another process has listened.
+    pub fn inherited(name: &str, listener: OwnedFd) -> io::Result<Self> {
+        let listener = UnixListener::from_std(listener.into())?;
+        Ok(Self { listener, path: Some(Path::new(DIRECTORY).join(format!("{name}.sock"))) })
+    }
+
+    /// Another process listens there now.
+    pub fn leave(&mut self) {
+        self.path = None;
     }
 
     /// Serve connections, a bounded number at a time.
@@ -92,9 +111,9 @@ async fn serve(mut stream: UnixStream, plane: &Mutex<Plane>) -> io::Result<()> {
 
 async fn answer(message: &str, plane: &Mutex<Plane>) -> Zeroizing<String> {
     match parse_request(message) {
-        Ok(Request::Get) => encode_get_reply(&plane.lock().await.get().await),
+        Ok(Request::Get) => encode_get_reply(&plane.lock().await.get()),
         Ok(Request::Set(request)) => {
-            let done = plane.lock().await.set(request).await;
+            let done = plane.lock().await.set(&request);
             Zeroizing::new(encode_set_reply(done.map_or_else(|Errno(errno)| errno, |()| 0)))
         }
         Err(error) => {

@@ -1,38 +1,32 @@
 //! The TUN device: large packets in both directions.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, IoSlice, Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd as _, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Weak};
-use std::vec::Drain;
 
-use gotatun::packet::{Ip, Packet, PacketBufPool};
-use gotatun::tun::{IpRecv, IpSend, MtuWatcher};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::sync::{mpsc, watch};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::sync::watch;
 
-use crate::limits::{BATCH, LOOK_EVERY, MAX_PACKET, QUEUE_LENGTH, TUN_QUEUE, TUN_READS};
-use crate::offload::{self, VNET_HDR, VnetHdr};
+use crate::limits::{LOOK_EVERY, MAX_PACKET, QUEUE_LENGTH};
+use crate::offload::{self, Features, Joiner, Malformed, VnetHdr};
 use crate::tun_sys;
 
 /// A TUN device that exists as long as this value (or a clone) does.
 #[derive(Clone)]
 pub struct Tun {
-    fd: Arc<AsyncFd<File>>,
-    mtu: MtuWatcher,
-    gone: watch::Receiver<bool>,
-    /// To the task that joins packets and writes them.
-    writer: mpsc::Sender<Packet<Ip>>,
-}
-
-/// The reading end.
-pub struct Reader {
-    tun: Tun,
-    ready: Vec<Packet<Ip>>,
+    file: Arc<File>,
+    features: Features,
+    mtu: Arc<AtomicU16>,
+    gone: Arc<watch::Sender<bool>>,
 }
 
 impl Tun {
+    /// Bytes that a read may need.
+    pub const BUFFER: usize = VnetHdr::MAX + MAX_PACKET;
+
     /// Create the device. Must be called within a tokio runtime.
     pub fn create(name: &str, mtu: u16) -> io::Result<Self> {
         let file = OpenOptions::new()
@@ -40,29 +34,87 @@ impl Tun {
             .write(true)
             .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
             .open("/dev/net/tun")?;
-        tun_sys::attach(&file, name)?;
+        let features = tun_sys::attach(&file, name, false)?;
+        tracing::debug!(?features, "the device is there");
         tun_sys::set_mtu(name, mtu)?;
         tun_sys::set_queue_length(name, QUEUE_LENGTH)?;
         no_link_local_address(name);
-        // SAFETY: the File owns its descriptor, and is neither replaced nor given away while registered.
-        let fd = Arc::new(unsafe { AsyncFd::register(file) }?);
-        let (writer, packets) = mpsc::channel(TUN_QUEUE);
-        tokio::spawn(write_packets(Arc::clone(&fd), packets));
-        let (mtu, mtus) = watch::channel(mtu);
-        let (gone, ends) = watch::channel(false);
-        tokio::spawn(watch(Arc::downgrade(&fd), mtu, gone));
-        Ok(Self { fd, mtu: MtuWatcher::from(mtus), gone: ends, writer })
+        Ok(Self::of(file, features, mtu))
+    }
+
+    /// A device that another process has made. Must be called within a tokio runtime.
+    pub fn inherited(fd: OwnedFd, features: Features) -> io::Result<Self> {
+        let file = File::from(fd);
+        let mtu = tun_sys::name(&file).and_then(|name| tun_sys::mtu(&name))?;
+        Ok(Self::of(file, features, mtu))
+    }
+
+    /// What the kernel does for it.
+    pub fn features(&self) -> Features {
+        self.features
+    }
+
+    /// A device that is there.
+    fn of(file: File, features: Features, mtu: u16) -> Self {
+        let file = Arc::new(file);
+        let mtu = Arc::new(AtomicU16::new(mtu));
+        tokio::spawn(look(Arc::downgrade(&file), Arc::clone(&mtu)));
+        Self { file, features, mtu, gone: Arc::new(watch::Sender::new(false)) }
     }
 
     /// Returns when somebody has deleted the device.
-    pub async fn gone(&mut self) {
-        // An error would mean that the task has ended, which it does only after saying so.
-        let _ = self.gone.wait_for(|gone| *gone).await;
+    pub async fn gone(&self) {
+        // The other end is ours: it does not go away.
+        let _ = self.gone.subscribe().wait_for(|gone| *gone).await;
     }
 
-    /// An end to read packets from. There should be one at a time.
-    pub fn reader(&self) -> Reader {
-        Reader { tun: self.clone(), ready: Vec::new() }
+    /// Reading it has failed: there is none any more.
+    pub fn lost(&self) {
+        self.gone.send_replace(true);
+    }
+
+    /// Its MTU, as it was a moment ago.
+    pub fn mtu(&self) -> usize {
+        usize::from(self.mtu.load(Ordering::Relaxed))
+    }
+
+    /// Reads once, and gives the packets that this was cut into to `emit`, each as header and payload. `buffer` has
+    /// [`Self::BUFFER`] bytes.
+    pub fn read(&self, buffer: &mut [u8], emit: impl FnMut(&[u8], &[u8])) -> io::Result<()> {
+        let length = (&*self.file).read(buffer)?;
+        let parts = buffer[..length].split_at_mut_checked(self.features.vnet_len());
+        let cut = parts
+            .ok_or(Malformed)
+            .and_then(|(header, packet)| offload::split(VnetHdr::decode(header)?, packet, emit));
+        if cut.is_err() {
+            tracing::debug!(length, "the kernel handed over a packet that cannot be cut");
+        }
+        Ok(())
+    }
+
+    /// Until there is something to read.
+    pub fn wait(&self) -> io::Result<()> {
+        let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(nix::errno::Errno::EINTR) => Ok(()),
+            result => Ok(result.map(|_| ())?),
+        }
+    }
+
+    /// Joins what belongs together, and writes it. What the device does not take is lost, as on any link.
+    pub fn write(&self, joiner: &mut Joiner, packets: &mut [&mut [u8]]) {
+        joiner.join(packets, self.features, |slices| {
+            if let Err(error) = (&*self.file).write_vectored(slices) {
+                // The device is down, or the packet is not one: nobody waits for it.
+                tracing::trace!(%error, "a packet could not be written to the device");
+            }
+        });
+    }
+}
+
+impl AsRawFd for Tun {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
     }
 }
 
@@ -75,118 +127,14 @@ fn no_link_local_address(name: &str) {
     }
 }
 
-/// Looks at the device from time to time, and at once when it reports an error, as it does when it is deleted.
-/// Until nobody wants to know any more.
-async fn watch(fd: Weak<AsyncFd<File>>, mtu: watch::Sender<u16>, gone: watch::Sender<bool>) {
-    while let Some(fd) = fd.upgrade() {
-        // It may have been renamed.
-        match tun_sys::name(fd.get_ref()) {
-            Ok(name) => {
-                // Fails when the device was moved to another namespace; then it stays as it was.
-                if let Ok(now) = tun_sys::mtu(&name) {
-                    mtu.send_if_modified(|mtu| std::mem::replace(mtu, now) != now);
-                }
-            }
-            Err(error) => {
-                tracing::debug!(%error, "the device is gone");
-                gone.send_replace(true);
-                return;
-            }
+/// Looks at the device from time to time: somebody may have given it another MTU, or another name.
+async fn look(file: Weak<File>, mtu: Arc<AtomicU16>) {
+    while let Some(file) = file.upgrade() {
+        // Fails when the device was moved to another namespace; then it stays as it was.
+        if let Ok(now) = tun_sys::name(&file).and_then(|name| tun_sys::mtu(&name)) {
+            mtu.store(now, Ordering::Relaxed);
         }
-        let error = async {
-            if let Ok(mut guard) = fd.ready(Interest::ERROR).await {
-                guard.clear_ready();
-            }
-        };
-        let _ = tokio::time::timeout(LOOK_EVERY, error).await;
-    }
-}
-
-impl IpRecv for Reader {
-    async fn recv<'a>(
-        &'a mut self,
-        pool: &mut PacketBufPool,
-    ) -> io::Result<impl Iterator<Item = Packet<Ip>> + Send + 'a> {
-        self.ready.clear();
-        while self.ready.is_empty() {
-            let mut guard = self.tun.fd.readable().await?;
-            let read = guard.try_io(|fd| read_packets(fd.get_ref(), pool, &mut self.ready));
-            if let Ok(result) = read {
-                result?;
-            }
-        }
-        let all: Drain<'a, Packet<Ip>> = self.ready.drain(..);
-        Ok(all)
-    }
-
-    fn mtu(&self) -> MtuWatcher {
-        self.tun.mtu.clone()
-    }
-}
-
-/// Reads until there is nothing more, or enough. `WouldBlock` only if nothing was read.
-fn read_packets(mut file: &File, pool: &PacketBufPool, ready: &mut Vec<Packet<Ip>>) -> io::Result<()> {
-    let mut buffer = [0; VNET_HDR + MAX_PACKET];
-    for _ in 0..TUN_READS {
-        let length = match file.read(&mut buffer) {
-            Ok(length) => length,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && !ready.is_empty() => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        let Some((header, packet)) = buffer[..length].split_first_chunk_mut() else { continue };
-        let emitted = offload::split(VnetHdr::decode(header), packet, |header, payload| {
-            ready.extend(pooled(pool, header, payload));
-        });
-        if emitted.is_err() {
-            tracing::debug!(length, "the kernel handed over a packet that cannot be cut");
-        }
-    }
-    Ok(())
-}
-
-fn pooled(pool: &PacketBufPool, header: &[u8], payload: &[u8]) -> Option<Packet<Ip>> {
-    let mut packet = pool.get();
-    let bytes = packet.buf_mut();
-    bytes.clear();
-    bytes.extend_from_slice(header);
-    bytes.extend_from_slice(payload);
-    packet.try_into_ip().ok()
-}
-
-impl IpSend for Tun {
-    async fn send(&mut self, packet: Packet<Ip>) -> io::Result<()> {
-        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
-        self.writer.send(packet).await.map_err(gone)
-    }
-}
-
-/// Takes what has gathered, joins it, and writes it.
-async fn write_packets(fd: Arc<AsyncFd<File>>, mut packets: mpsc::Receiver<Packet<Ip>>) {
-    let mut gathered = Vec::with_capacity(BATCH);
-    while packets.recv_many(&mut gathered, BATCH).await > 0 {
-        let mut batch: Vec<Packet> = gathered.drain(..).map(Packet::into_bytes).collect();
-        for group in offload::group(&batch) {
-            let header = group.seal(&mut batch).encode();
-            let mut slices = Vec::with_capacity(group.members.len() + 1);
-            slices.push(IoSlice::new(&header));
-            for (at, member) in group.members.iter().enumerate() {
-                let packet: &[u8] = &batch[*member];
-                slices.push(IoSlice::new(if at == 0 { packet } else { group.payload_of(packet) }));
-            }
-            if let Err(error) = write_one(&fd, &slices).await {
-                // The device is down, or the packet is not one: nobody waits for it.
-                tracing::trace!(%error, "a packet could not be written to the device");
-            }
-        }
-    }
-}
-
-async fn write_one(fd: &AsyncFd<File>, slices: &[IoSlice<'_>]) -> io::Result<()> {
-    loop {
-        match fd.get_ref().write_vectored(slices) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            result => return result.map(|_| ()),
-        }
-        fd.writable().await?.clear_ready();
+        drop(file);
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }

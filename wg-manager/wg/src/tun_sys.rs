@@ -5,20 +5,56 @@ use std::io;
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd as _;
 
-use crate::limits::MAX_NAME;
+use crate::offload::Features;
 
+/// Longest interface name (`IFNAMSIZ` with the final zero).
+pub const MAX_NAME: usize = libc::IFNAMSIZ - 1;
 /// `TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6`: packets without checksums, and uncut TCP packets.
-const OFFLOADS: libc::c_uint = 0x01 | 0x02 | 0x04;
+const TSO: libc::c_uint = 0x01 | 0x02 | 0x04;
+/// `TUN_F_USO4 | TUN_F_USO6`: uncut UDP packets. Since Linux 6.2.
+const USO: libc::c_uint = 0x20 | 0x40;
+/// `TUN_F_UDP_TUNNEL_GSO | TUN_F_UDP_TUNNEL_GSO_CSUM`: either of them inside a UDP tunnel. Since Linux 6.17.
+const TUNNEL: libc::c_uint = 0x80 | 0x100;
 
-/// Make `file` (an open `/dev/net/tun`) the device `name`.
-pub fn attach(file: &File, name: &str) -> io::Result<()> {
+/// Make `file` (an open `/dev/net/tun`) the device `name`, or another queue of it, and have the kernel hand over
+/// packets as large as it can. What that is, it says.
+pub fn attach(file: &File, name: &str, multi_queue: bool) -> io::Result<Features> {
     let mut request = request(name)?;
+    let queues = if multi_queue { libc::IFF_MULTI_QUEUE } else { 0 };
     // The flags all fit: the largest is 0x4000.
-    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+    request.ifr_ifru.ifru_flags =
+        (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | queues) as libc::c_short;
     // SAFETY: TUNSETIFF reads and writes one ifreq, which `request` is, for the duration of the call.
     check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
+    let mut refused = io::Error::from(io::ErrorKind::Unsupported);
+    // In order: the most first.
+    for features in [
+        Features { tso: true, uso: true, tunnel: true },
+        Features { tso: true, uso: true, tunnel: false },
+        Features { tso: true, uso: false, tunnel: false },
+        Features::default(),
+    ] {
+        match offer(file, features) {
+            Ok(()) => return Ok(features),
+            Err(error) => refused = error,
+        }
+    }
+    Err(refused)
+}
+
+/// Offers the kernel to take packets with `features`, and headers of their length.
+fn offer(file: &File, features: Features) -> io::Result<()> {
+    // The two numbers of the tunnel are little endian, the others are the machine's; nobody has tried that.
+    if features.tunnel && cfg!(target_endian = "big") {
+        return Err(io::Error::from(io::ErrorKind::Unsupported));
+    }
+    let flag = |wanted: bool, flags: libc::c_uint| if wanted { flags } else { 0 };
+    let flags = flag(features.tso, TSO) | flag(features.uso, USO) | flag(features.tunnel, TUNNEL);
     // SAFETY: TUNSETOFFLOAD takes its argument by value.
-    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(OFFLOADS)) })
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(flags)) })?;
+    let length = features.vnet_len() as libc::c_int;
+    // SAFETY: TUNSETVNETHDRSZ reads one int, which `length` is, for the duration of the call.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const length) })
 }
 
 /// Set the MTU of the device `name` of this network namespace.

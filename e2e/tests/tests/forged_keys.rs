@@ -97,7 +97,8 @@ fn forgeries(attacker: &Attacker, epoch: u64) -> Result<Vec<(&'static str, Strin
     expired.statement.not_after = now - 1;
     let of_node2 = attacker.svid("node2", 3_600)?;
     let of_node1 = attacker.svid("node1", 3_600)?;
-    let old = attacker.svid("node2", 1)?;
+    // The shortest life that the authority gives.
+    let old = attacker.svid("node2", 20)?;
     while self::now()? <= old.not_after() {
         std::thread::sleep(Duration::from_millis(100));
     }

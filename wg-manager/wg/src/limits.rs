@@ -36,6 +36,9 @@ pub const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for the device to be ready, before a starting process in the foreground gives up on the one in the
 /// background.
 pub const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// Threads for each direction, unless more are asked for: reading and sending are one after the other, and fill about
+/// four cores that seal.
+pub const THREADS: usize = 4;
 /// Threads for configuration. Packets have their own.
 pub const WORKERS: usize = 1;
 /// Packets the kernel holds for us in the TUN: a hundred pairs' released bursts of twenty, while the process

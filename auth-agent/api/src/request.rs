@@ -16,6 +16,9 @@ pub enum Request {
     Status,
     /// Answer: [`crate::EncryptStatus`].
     EncryptStatus,
+    /// Change the node's WireGuard key. Answer, once there is a next one: [`crate::RotationBegun`]; how far it is
+    /// says [`crate::EncryptStatus`].
+    RotateKey,
     /// Answer: [`crate::SpireStatus`].
     SpireStatus,
     /// Answer: a list of [`crate::AuthEntry`].
@@ -154,6 +157,7 @@ impl Request {
             Self::EndpointRemove(of) => named("namespace", &of.namespace).and(named("name", &of.name)),
             Self::Status
             | Self::EncryptStatus
+            | Self::RotateKey
             | Self::SpireStatus
             | Self::AuthList
             | Self::AuthFlush

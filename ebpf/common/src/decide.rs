@@ -3,7 +3,7 @@
 use crate::addr::Addr;
 use crate::at::At;
 use crate::auth::AuthKey;
-use crate::config::Config;
+use crate::config::{Config, WIREGUARD_PORTS};
 use crate::endpoint::Endpoint;
 use crate::identity;
 use crate::ipcache::IpEntry;
@@ -128,7 +128,7 @@ fn is_agent_port(config: &Config, question: &Question, remote: u32) -> bool {
         && identity::is_node(remote)
         && match question.protocol {
             proto::TCP => port == config.handshake_port,
-            proto::UDP => port == config.wireguard_port,
+            proto::UDP => port.wrapping_sub(config.wireguard_port) < WIREGUARD_PORTS,
             _ => false,
         }
 }

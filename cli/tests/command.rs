@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use countersign_agent_api::{
-    AuthFlushed, Connection, EncryptStatus, FlowEvent, Listener, Metrics, PolicyExplanation, Request, Status,
+    AuthFlushed, Connection, EncryptStatus, FlowEvent, Listener, Metrics, PolicyExplanation, Request,
+    RotationBegun, Status,
 };
 
 /// An agent in a thread.
@@ -74,7 +75,9 @@ impl Agent {
             Request::EncryptStatus => responder.reply(&self.encrypt_status()).await,
             Request::RotateKey => {
                 self.rotating.store(1, Ordering::Relaxed);
-                responder.reply(&fixtures::rotation_begun(&self.encrypt)).await
+                let EncryptStatus { node, public_key, .. } = self.encrypt.clone();
+                let next_public_key = fixtures::KEY_3.to_owned();
+                responder.reply(&RotationBegun { node, public_key, next_public_key, is_new: true }).await
             }
             Request::SpireStatus => responder.reply(&fixtures::spire()).await,
             Request::AuthList => responder.list(&fixtures::auth()).await,

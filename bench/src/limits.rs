@@ -69,3 +69,18 @@ pub const SETTLE: Duration = Duration::from_millis(300);
 pub const TUNNEL_SECONDS: u64 = 4;
 /// Turns of every implementation.
 pub const TUNNEL_ROUNDS: u32 = 3;
+
+/// Handshake messages each second of `wireguard-flood`.
+pub const FLOOD_RATE: u32 = 100_000;
+/// How many leave in one system call: the flood must cost its sender little, since they share the machine.
+pub const FLOOD_BURST: usize = 50;
+/// How many different ones there are.
+pub const FLOOD_MESSAGES: usize = 2_000;
+/// The genuine flow beside it, in iperf3's words: a part of what the machine can carry, and (0) all of it. Then the
+/// flood's sender, which is on the same machine, takes its part too.
+pub const FLOOD_FLOWS: [&str; 2] = ["1G", "0"];
+/// For so long.
+pub const FLOOD_SECONDS: u64 = 4;
+/// One look at what a function costs, and how many: what disturbs is seldom there in all of them.
+pub const GLANCE: Duration = Duration::from_millis(50);
+pub const GLANCES: usize = 10;

@@ -14,7 +14,7 @@ use countersign_e2e::tcp::{self, Acceptor};
 use countersign_e2e::world::{World, WorldOptions, eventually};
 use countersign_lab::IdentitySource;
 use countersign_lab::process::Record;
-use countersign_lab::spire::{Part, TRUST_DOMAIN, Tuning, parent_id};
+use countersign_lab::spire::{Part, PodsBy, TRUST_DOMAIN, Tuning, parent_id};
 use serde::Serialize;
 
 use crate::report::{self, ms};
@@ -97,7 +97,7 @@ pub fn run(json: bool, parts: &Parts) -> Result<()> {
 
 /// A server on node 2 that wants to know who comes.
 fn up(name: &str, tuning: Tuning, agent_args: Vec<String>) -> Result<(World, Acceptor)> {
-    let identity_source = IdentitySource::Spire { tuning };
+    let identity_source = IdentitySource::Spire { tuning, pods: PodsBy::Delegated };
     let options = WorldOptions { identity_source, agent_args, ..WorldOptions::new(name)? };
     let world = World::up(options, &server())?;
     eventually("the server has its SVID", PATIENCE, || {
@@ -118,7 +118,7 @@ fn with_static_entries(pods: usize) -> Result<Samples> {
 }
 
 fn up_without_registrar(name: &str, pods: usize, agent_args: Vec<String>) -> Result<(World, Acceptor)> {
-    let identity_source = IdentitySource::Spire { tuning: Tuning::Default };
+    let identity_source = IdentitySource::Spire { tuning: Tuning::Default, pods: PodsBy::Delegated };
     let options = WorldOptions { identity_source, agent_args, ..WorldOptions::new(name)? };
     let world = World::up(options, &server())?;
     let spire = world.spire()?;
@@ -147,33 +147,16 @@ fn server() -> [String; 2] {
 }
 
 /// From writing the manifest of a pod with an identity of its own to the end of its first `connect()`, which waits
-/// for both identities to be proved.
+/// for both identities to be proved. A pod's process cannot connect before it runs, and it is started as soon as its
+/// network is open: what is sent into a link that is still closed is lost, and TCP sends it again a second later.
 fn fresh_pod(world: &World, number: usize) -> Result<Duration> {
     let to = SocketAddr::new(world.place("server")?.address(false)?, PORT);
     let name = format!("client-{number}");
     let start = Instant::now();
     world.apply(&format!("{name}.yaml"), &[Pod::new(&name, "node1", "client").label("who", &name).yaml()])?;
-    let mut socket = None;
-    eventually("the pod has a network", PATIENCE, || {
-        let running = world.agent("node1")?.endpoints()?.iter().any(|endpoint| endpoint.pod == name);
-        socket = if running {
-            world.place(&name).ok().and_then(|place| tcp::sockets(&place.space, to, 1).ok())
-        } else {
-            None
-        };
-        Ok(socket.is_some())
-    })?;
-    let socket = socket.and_then(|mut all| all.pop()).context("one socket")?;
-    let mut connected = tcp::timed_connect(&socket, to, PATIENCE);
-    // Before the pod's route is there, connecting is refused by its own kernel.
-    while connected.as_ref().is_err_and(|error| error.kind() != std::io::ErrorKind::TimedOut)
-        && start.elapsed() < PATIENCE
-    {
-        let place = world.place(&name)?;
-        let socket = tcp::sockets(&place.space, to, 1)?.pop().context("one socket")?;
-        connected = tcp::timed_connect(&socket, to, PATIENCE);
-    }
-    connected.with_context(|| format!("{name} reaches nobody"))?;
+    eventually("the pod runs", PATIENCE, || Ok(world.is_running(&name)))?;
+    let socket = tcp::sockets(&world.place(&name)?.space, to, 1)?.pop().context("one socket")?;
+    tcp::timed_connect(&socket, to, PATIENCE).with_context(|| format!("{name} reaches nobody"))?;
     Ok(start.elapsed())
 }
 

@@ -4,7 +4,8 @@
 //! the ratios are what they are for.
 
 mod aead;
-mod rig;
+mod packets;
+pub mod rig;
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -47,6 +48,7 @@ struct Latency {
 struct Report {
     rows: Vec<Row>,
     latency: Vec<Latency>,
+    packets: Vec<packets::Cost>,
 }
 
 /// One stream of something through a tunnel.
@@ -98,12 +100,14 @@ pub fn run(json: bool) -> Result<()> {
         rows.push(row(*load, &programs, &rigs)?);
     }
     let latency = vec![latency("rr", None, &rigs)?, latency("rr under load", Some(LOADS[0]), &rigs)?];
+    let packets = packets::costs()?;
     print(&rows, &latency);
-    report::json(json, &Report { rows, latency })
+    print_costs(&packets);
+    report::json(json, &Report { rows, latency, packets })
 }
 
 /// Ours, beside this program; wireguard-go and, where they were built, the others out of the cache of peers.
-fn programs() -> Result<Vec<Program>> {
+pub fn programs() -> Result<Vec<Program>> {
     let ours = std::env::current_exe()?.with_file_name("countersign-wg");
     let peers = cache()?.join("peers");
     let go =
@@ -170,18 +174,31 @@ fn row(load: Load, programs: &[Program], rigs: &[Rig]) -> Result<Row> {
 
 /// Gbit/s that arrive.
 fn stream(rig: &Rig, load: Load) -> Result<f64> {
+    let streams = load.streams.to_string();
+    let mut arguments = vec!["-P", &streams];
+    arguments.extend(load.arguments);
     let [near, far] = &rig.ends;
     let to = if load.inner { far.inner() } else { far.tunnel() };
+    iperf3(near, far, to, TUNNEL_SECONDS, &arguments)
+}
+
+/// Gbit/s of an iperf3 with these arguments besides, straight through the tunnel.
+pub fn throughput(rig: &Rig, seconds: u64, arguments: &[&str]) -> Result<f64> {
+    let [near, far] = &rig.ends;
+    iperf3(near, far, far.tunnel(), seconds, arguments)
+}
+
+fn iperf3(near: &End, far: &End, to: IpAddr, seconds: u64, arguments: &[&str]) -> Result<f64> {
     let server = serve(far, to)?;
-    let (seconds, streams, to) = (TUNNEL_SECONDS.to_string(), load.streams.to_string(), to.to_string());
-    let mut command = vec!["iperf3", "-J", "-c", &to, "-t", &seconds, "-P", &streams];
-    command.extend(load.arguments);
+    let (seconds, to) = (seconds.to_string(), to.to_string());
+    let mut command = vec!["iperf3", "-J", "-c", &to, "-t", &seconds];
+    command.extend(arguments);
     let text = near.run(&command);
     drop(server);
     let said: serde_json::Value = serde_json::from_str(&text?).context("what iperf3 says")?;
     let field = |pointer: &str| said.pointer(pointer).and_then(serde_json::Value::as_f64);
     // For datagrams the sum says what was sent, and how much of that was lost.
-    let lost = field("/end/sum/lost_percent").filter(|_| load.kind == "udp");
+    let lost = field("/end/sum/lost_percent").filter(|_| arguments.contains(&"-u"));
     let bits = match lost {
         Some(percent) => field("/end/sum/bits_per_second").map(|bits| bits * (1.0 - percent / 100.0)),
         None => field("/end/sum_received/bits_per_second"),
@@ -305,6 +322,16 @@ fn print(rows: &[Row], latency: &[Latency]) {
             us(row.wireguard_go_p50_us),
             us(row.wireguard_go_p99_us),
         ]);
+    }
+    println!("{table}");
+}
+
+fn print_costs(costs: &[packets::Cost]) {
+    let mut table =
+        report::table(&["ns for each packet of 1,400 bytes", "cut", "joined", "of that, its checksum"]);
+    for cost in costs {
+        let ns = |value: f64| format!("{value:.0}");
+        table.add_row([cost.kind.to_owned(), ns(cost.cut_ns), ns(cost.joined_ns), ns(cost.checksum_ns)]);
     }
     println!("{table}");
 }

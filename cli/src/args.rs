@@ -208,6 +208,34 @@ Examples:
   countersign encrypt status
   countersign --lab demo encrypt status -o json | jq .encrypted_nodes")]
     Status(ListArgs),
+    /// Change nodes' WireGuard keys without losing a packet, and follow that to the end
+    #[command(after_help = "\
+A next key is announced beside the one that is; each node moves to it when it has a session with it; the old one ends
+when all have moved, or after the agents' --wireguard-key-overlap: nodes that have not moved by then are named (exit
+code 3) and cut off until they do. With -o json each step is an object on a line of its own.
+
+Examples:
+  countersign encrypt rotate-key --all                   this machine's agent
+  countersign --lab demo encrypt rotate-key --node node1
+  countersign --lab demo encrypt rotate-key --all -o json | jq -c '[.node, .phase, .waiting_for]'")]
+    RotateKey(RotateArgs),
+}
+
+/// `encrypt rotate-key`.
+#[derive(Args, Clone, Debug)]
+pub struct RotateArgs {
+    /// Every agent that --socket or --lab means
+    #[arg(long)]
+    pub all: bool,
+    /// Begin, and do not wait for the end
+    #[arg(long)]
+    pub no_wait: bool,
+    /// Give up following after this many seconds; the change goes on
+    #[arg(long, value_name = "SECONDS", default_value = "900", value_parser = seconds)]
+    pub timeout: Duration,
+    /// How to print it
+    #[command(flatten)]
+    pub list: ListArgs,
 }
 
 /// `auth …`.

@@ -21,6 +21,8 @@ struct Agent {
     /// How often it says that it is degraded before it says what `status` says.
     sick: Arc<AtomicU32>,
     encrypt: EncryptStatus,
+    /// How often it was asked about encryption since it was told to change its key; 0: it was not.
+    rotating: Arc<AtomicU32>,
     flows: Vec<FlowEvent>,
 }
 
@@ -29,7 +31,7 @@ impl Agent {
         let mut status = fixtures::status_ok();
         status.node = format!("n{}", node + 1);
         let encrypt = fixtures::encrypt_both().swap_remove(node);
-        Self { status, sick: Arc::default(), encrypt, flows: fixtures::flows() }
+        Self { status, sick: Arc::default(), encrypt, rotating: Arc::default(), flows: fixtures::flows() }
     }
 
     fn listen(self, socket: PathBuf) {
@@ -48,6 +50,20 @@ impl Agent {
         is_ready.recv().expect("the agent listens");
     }
 
+    /// Of one that changes its key: it waits for the other node, and is done.
+    fn encrypt_status(&self) -> EncryptStatus {
+        let asked = self.rotating.load(Ordering::Relaxed);
+        if asked > 0 {
+            self.rotating.store(asked + 1, Ordering::Relaxed);
+        }
+        let rotation = fixtures::encrypt_rotating().swap_remove(0).rotation;
+        match asked {
+            0 | 1 => self.encrypt.clone(),
+            2 | 3 => EncryptStatus { rotation, ..self.encrypt.clone() },
+            _ => EncryptStatus { public_key: fixtures::KEY_3.into(), ..self.encrypt.clone() },
+        }
+    }
+
     async fn answer(self, Connection { request, mut responder }: Connection) {
         let _ = match request {
             Request::Status if self.sick.load(Ordering::Relaxed) > 0 => {
@@ -55,7 +71,11 @@ impl Agent {
                 responder.reply(&fixtures::status_degraded()).await
             }
             Request::Status => responder.reply(&self.status).await,
-            Request::EncryptStatus => responder.reply(&self.encrypt).await,
+            Request::EncryptStatus => responder.reply(&self.encrypt_status()).await,
+            Request::RotateKey => {
+                self.rotating.store(1, Ordering::Relaxed);
+                responder.reply(&fixtures::rotation_begun(&self.encrypt)).await
+            }
             Request::SpireStatus => responder.reply(&fixtures::spire()).await,
             Request::AuthList => responder.list(&fixtures::auth()).await,
             Request::AuthFlush => responder.reply(&AuthFlushed { removed: 4 }).await,
@@ -309,6 +329,34 @@ fn a_node_that_is_not_encrypted_says_why() {
     let ran = World::one(agent).run(&["encrypt", "status"]);
     assert!(ran.code == Some(0) && ran.out.starts_with("Encryption: Wireguard (0/2 nodes)\n"), "{ran:?}");
     assert!(ran.out.contains("countersign-wg does not answer"), "{ran:?}");
+}
+
+#[test]
+fn the_change_of_a_key_is_followed_to_its_end() {
+    let world = World::one(Agent::new(0));
+    let ran = world.run(&["encrypt", "rotate-key"]);
+    assert!(ran.code == Some(1) && ran.err.contains("--node NAME, or --all"), "{ran:?}");
+    let ran = world.run(&["encrypt", "rotate-key", "--all"]);
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{ran:?}");
+    let lines: Vec<&str> = ran.out.lines().collect();
+    assert_eq!(lines.len(), 3, "{ran:?}");
+    assert_eq!(lines[0], format!("n1: next key {}", fixtures::KEY_3));
+    assert!(lines[1].starts_with("n1: both keys are in use, waiting for n2 ("), "{ran:?}");
+    assert!(lines[2].starts_with("n1: the old key has ended ("), "{ran:?}");
+}
+
+#[test]
+fn the_change_of_a_key_is_told_to_programs_line_by_line() {
+    let world = World::one(Agent::new(0));
+    let ran = world.run(&["encrypt", "rotate-key", "--all", "-o", "json"]);
+    let steps: Vec<serde_json::Value> =
+        ran.out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let phases: Vec<_> = steps.iter().map(|step| step["phase"].as_str().expect("a phase")).collect();
+    assert_eq!((ran.code, phases), (Some(0), vec!["begun", "waiting", "done"]), "{steps:?}");
+    assert_eq!(steps[1]["waiting_for"], serde_json::json!(["n2"]));
+    assert!(steps.iter().all(|step| step["node"] == "n1" && step["public_key"] == fixtures::KEY_3));
+    let ran = world.run(&["encrypt", "rotate-key", "--all", "--no-wait"]);
+    assert!(ran.code == Some(0) && ran.out.lines().count() == 1, "{ran:?}");
 }
 
 #[test]

@@ -61,6 +61,8 @@ fn encrypt_status() {
     let summary = Summary::of(&both, &[]);
     check("encrypt.txt", &summary.text(NOW, PLAIN));
     check("encrypt.json", &json(&summary));
+    let rotating = fixtures::encrypt_rotating();
+    check("encrypt-rotating.txt", &Summary::of(&rotating, &[]).text(NOW, PLAIN));
     let one = fixtures::encrypt_with_error();
     check("encrypt-error.txt", &Summary::of(&one, &["n3".into()]).text(NOW, PLAIN));
 }

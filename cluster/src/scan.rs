@@ -221,9 +221,10 @@ fn list_once(dir: &Path) -> io::Result<Vec<PathBuf>> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let path = entry.path();
-        // The listing itself says so, but for links.
-        let kind = entry.file_type()?;
-        let is_directory = kind.is_dir() || (kind.is_symlink() && path.is_dir());
+        // The listing itself says so, but for links, and on file systems that leave it out: there the file may be
+        // gone by now, and is read, or not found, as any other.
+        let kind = entry.file_type();
+        let is_directory = kind.is_ok_and(|kind| kind.is_dir() || (kind.is_symlink() && path.is_dir()));
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
         if !name.starts_with('.') && matches!(ending, "yaml" | "yml" | "json") && !is_directory {

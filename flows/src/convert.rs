@@ -68,8 +68,10 @@ fn verdict(event: &Event) -> Verdict {
         kind::VERDICT => Verdict::Forwarded,
         kind::AUDIT => Verdict::Audit,
         kind::DROP => Verdict::Dropped,
-        kind::AUTH_REQUIRED | kind::PROOF_ENDED if event.detail == reason::PARKED => Verdict::Redirected,
-        kind::AUTH_REQUIRED | kind::PROOF_ENDED => Verdict::Dropped,
+        kind::AUTH_REQUIRED | kind::PROOF_ENDED | kind::ADDRESS_UNKNOWN if event.detail == reason::PARKED => {
+            Verdict::Redirected
+        }
+        kind::AUTH_REQUIRED | kind::PROOF_ENDED | kind::ADDRESS_UNKNOWN => Verdict::Dropped,
         // Programs newer than this build; what they did is not known.
         _ => Verdict::Error,
     }
@@ -81,6 +83,7 @@ fn event_type(of: u8) -> &'static str {
         kind::AUTH_REQUIRED => "auth-required",
         kind::VERDICT | kind::AUDIT => "policy-verdict",
         kind::PROOF_ENDED => "proof-ended",
+        kind::ADDRESS_UNKNOWN => "address-unknown",
         _ => "unknown",
     }
 }

@@ -41,6 +41,7 @@ const NAMES: &[(u8, &str)] = &[
     (reason::ARP_SPOOF, "ARP_SPOOF"),
     (reason::OVERTOOK, "OVERTOOK_PARKED"),
     (reason::AUDITED, "AUDITED"),
+    (reason::ADDRESS_UNKNOWN, "ADDRESS_UNKNOWN"),
 ];
 
 /// The name of a drop reason; empty for 0, which is none, `UNKNOWN` for a number that is no reason.

@@ -93,6 +93,8 @@ fn kinds_and_their_verdicts() {
         (kind::AUTH_REQUIRED, reason::PARK_FULL, Verdict::Dropped, "auth-required"),
         (kind::PROOF_ENDED, reason::PARKED, Verdict::Redirected, "proof-ended"),
         (kind::PROOF_ENDED, reason::AUTH_REQUIRED, Verdict::Dropped, "proof-ended"),
+        (kind::ADDRESS_UNKNOWN, reason::PARKED, Verdict::Redirected, "address-unknown"),
+        (kind::ADDRESS_UNKNOWN, reason::ADDRESS_UNKNOWN, Verdict::Dropped, "address-unknown"),
         (kind::AUDIT, reason::POLICY_DENIED, Verdict::Audit, "policy-verdict"),
         (kind::AUDIT, reason::AUTH_REQUIRED, Verdict::Audit, "policy-verdict"),
         (99, 0, Verdict::Error, "unknown"),

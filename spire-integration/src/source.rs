@@ -59,6 +59,9 @@ pub enum Reference {
     Selectors(Vec<(String, String)>),
     /// By a process of it, which SPIRE's agent attests itself.
     Pid(i32),
+    /// By the oldest process in its network namespace, named by the inode, which SPIRE's agent attests itself: for the
+    /// Broker API.
+    Namespace(u64),
 }
 
 impl Workload {
@@ -129,7 +132,7 @@ impl SourceStatus {
 /// One connection of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connection {
-    /// What is spoken: `Workload API`, `Delegated Identity API`.
+    /// What is spoken: `Workload API`, `Delegated Identity API`, `Broker API`.
     pub api: &'static str,
     /// Where.
     pub socket: String,

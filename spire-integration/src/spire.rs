@@ -1,20 +1,22 @@
-//! SPIRE's agent as the source: its Workload API for the agent's own SVID, its Delegated Identity API for those of
-//! the pods and for the bundles.
+//! SPIRE's agent as the source: its Workload API for the agent's own SVID, and for those of the pods and the bundles
+//! either its Delegated Identity API or its Broker API ([`PodsApi`]).
 //!
 //! One task owns what is held ([`holdings`]); each subscription is a task of its own that reports to it. Messages
 //! of SPIRE's agent are whole sets: what is missing in one has been removed, and that is the only way in which
 //! anything is. A stream that ends, fails or goes quiet changes nothing that is held.
 
 mod backoff;
+mod broker;
 mod holdings;
 mod message;
+mod process;
 mod subscription;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use countersign_certs::{Bundle, TrustDomain};
+use countersign_certs::{Bundle, Svid, TrustDomain};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
@@ -45,20 +47,59 @@ mod proto {
     }
 }
 
+// Its definitions know references that we do not make.
+#[allow(clippy::all, clippy::pedantic, missing_docs, dead_code)]
+mod broker_api {
+    tonic::include_proto!("spiffe.broker");
+}
+
 use proto::agent::delegatedidentity::v1 as delegated;
 
 const WORKLOAD_API: &str = "Workload API";
 const DELEGATED_API: &str = "Delegated Identity API";
+const BROKER_API: &str = "Broker API";
 
 /// Where SPIRE's agent is.
 #[derive(Clone, Debug)]
 pub struct SpireConfig {
     /// Socket of its Workload API.
     pub workload_socket: PathBuf,
-    /// Its admin socket, where it serves the Delegated Identity API to those in its `authorized_delegates`.
-    pub admin_socket: PathBuf,
+    /// Who gives the pods' SVIDs, and the bundles.
+    pub pods: PodsApi,
     /// The trust domain.
     pub trust_domain: TrustDomain,
+}
+
+/// The interface of SPIRE's agent that the pods' SVIDs come by, and its socket.
+#[derive(Clone, Debug)]
+pub enum PodsApi {
+    /// The Delegated Identity API at its admin socket, for those in its `authorized_delegates`. It believes what they
+    /// say of a pod's selectors.
+    Delegated(PathBuf),
+    /// The SPIFFE Broker API (experimental in SPIRE 1.15), for those in its `brokers`, by their SVIDs. It is told of a
+    /// process, and finds the selectors itself.
+    Broker(PathBuf),
+}
+
+impl PodsApi {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Delegated(_) => DELEGATED_API,
+            Self::Broker(_) => BROKER_API,
+        }
+    }
+
+    const fn socket(&self) -> &PathBuf {
+        match self {
+            Self::Delegated(socket) | Self::Broker(socket) => socket,
+        }
+    }
+}
+
+/// The way to it.
+enum Pods {
+    Delegated(Channel),
+    Broker { socket: PathBuf, channels: watch::Sender<Option<Channel>> },
 }
 
 /// Starts the source. It connects by itself, again and again. Must be called within a tokio runtime.
@@ -69,7 +110,8 @@ pub fn spawn(config: &SpireConfig) -> Result<(SvidSource, mpsc::Receiver<Update>
     let (commands, commands_rx) = mpsc::channel(COMMAND_QUEUE);
     let (updates, updates_rx) = mpsc::channel(UPDATE_QUEUE);
     let (reports, reports_rx) = mpsc::channel(REPORT_QUEUE);
-    let connections = [(WORKLOAD_API, &config.workload_socket), (DELEGATED_API, &config.admin_socket)];
+    let api = config.pods.name();
+    let connections = [(WORKLOAD_API, &config.workload_socket), (api, config.pods.socket())];
     let now = unix_millis() / 1000;
     let connections = connections.map(|(api, socket)| Connection {
         api,
@@ -81,21 +123,31 @@ pub fn spawn(config: &SpireConfig) -> Result<(SvidSource, mpsc::Receiver<Update>
     let status =
         watch::Sender::new(SourceStatus { connections: connections.into(), ..SourceStatus::default() });
     let handle = SvidSource { commands, status: status.subscribe() };
-    let admin = channel(&config.admin_socket)?;
+    let (domain, reported) = (config.trust_domain.clone(), reports.clone());
+    let (pods, bundles) = match &config.pods {
+        PodsApi::Delegated(socket) => {
+            let admin = channel(socket)?;
+            (Pods::Delegated(admin.clone()), tokio::spawn(subscription::bundles(admin, domain, reported)))
+        }
+        PodsApi::Broker(socket) => {
+            let channels = watch::Sender::new(None);
+            let bundles = subscription::bundles_by_broker(channels.subscribe(), domain, reported);
+            (Pods::Broker { socket: socket.clone(), channels }, tokio::spawn(bundles))
+        }
+    };
     let task = Task {
         domain: config.trust_domain.clone(),
         workload: channel(&config.workload_socket)?,
-        admin: admin.clone(),
+        api,
+        pods,
+        own_svid: None,
+        own_bundle: None,
         reachable: watch::Sender::new(false),
         holdings: Holdings::default(),
         bundles: BTreeMap::new(),
         heard: BTreeMap::new(),
         subscriptions: BTreeMap::new(),
-        _bundles: Running(tokio::spawn(subscription::bundles(
-            admin,
-            config.trust_domain.clone(),
-            reports.clone(),
-        ))),
+        _bundles: Running(bundles),
         reports,
         outbox: Outbox::default(),
         status,
@@ -138,8 +190,13 @@ impl Drop for Running {
 struct Task {
     domain: TrustDomain,
     workload: Channel,
-    admin: Channel,
-    /// Whether the Delegated Identity API answers: subscriptions wait for it, so that an agent that is away is
+    /// Of the interface that the pods' SVIDs come by.
+    api: &'static str,
+    pods: Pods,
+    /// With what the Broker API is asked.
+    own_svid: Option<Arc<Svid>>,
+    own_bundle: Option<Arc<Bundle>>,
+    /// Whether that interface answers: subscriptions wait for it, so that an agent that is away is
     /// called by one and not by all.
     reachable: watch::Sender<bool>,
     holdings: Holdings,
@@ -217,9 +274,18 @@ impl Task {
             Reference::Caller => {
                 tokio::spawn(subscription::caller(subscription, self.workload.clone(), reports))
             }
-            Reference::Selectors(_) | Reference::Pid(_) => {
+            Reference::Selectors(_) | Reference::Pid(_) | Reference::Namespace(_) => {
                 let reachable = self.reachable.subscribe();
-                tokio::spawn(subscription::workload(subscription, self.admin.clone(), reachable, reports))
+                match &self.pods {
+                    Pods::Delegated(admin) => {
+                        let admin = admin.clone();
+                        tokio::spawn(subscription::workload(subscription, admin, reachable, reports))
+                    }
+                    Pods::Broker { channels, .. } => {
+                        let channels = channels.subscribe();
+                        tokio::spawn(subscription::by_broker(subscription, channels, reachable, reports))
+                    }
+                }
             }
         };
         self.subscriptions.insert(key, Running(task));
@@ -228,6 +294,10 @@ impl Task {
     fn heed(&mut self, report: Report) {
         match report {
             Report::Workload { key, said } => self.heed_workload(&key, said),
+            Report::OwnBundle(bundle) => {
+                self.own_bundle = Some(bundle);
+                self.introduce();
+            }
             Report::Bundles { good, bad } => self.heed_bundles(good, &bad),
             Report::Answered(api) => {
                 self.heard.insert(api, unix_millis() / 1000);
@@ -247,6 +317,7 @@ impl Task {
             Said::None(ids) if ids.is_empty() => Some("no entry matches it".to_owned()),
             Said::None(ids) => Some(format!("it has {} instead", ids.join(", "))),
             Said::Useless(why) => Some(format!("its SVID is of no use: {why}")),
+            Said::Unattested(why) => Some(why.clone()),
         };
         // The newest answer counts: this one may be of a subscription that has just ended.
         if !self.subscriptions.contains_key(key) {
@@ -259,10 +330,27 @@ impl Task {
         let update = match said {
             Said::Svid(svid) => self.holdings.told(key, Some(*svid)),
             Said::None(_) => self.holdings.told(key, None),
-            // Something is there: not a removal, and what was good before still is.
-            Said::Useless(_) => None,
+            // Something is there, or nobody has said that nothing is: not a removal, and what was good before still is.
+            Said::Useless(_) | Said::Unattested(_) => None,
         };
+        if let (Some(Update::Svid(_, svid)), "") = (&update, key) {
+            self.own_svid = Some(Arc::clone(svid));
+            self.introduce();
+        }
         self.say(update);
+    }
+
+    /// From now on the Broker API is asked with what we are now. Subscriptions that there are go on.
+    fn introduce(&self) {
+        let (Pods::Broker { socket, channels }, Some(svid), Some(bundle)) =
+            (&self.pods, &self.own_svid, &self.own_bundle)
+        else {
+            return;
+        };
+        match broker::channel(socket, svid, Arc::clone(bundle)) {
+            Ok(channel) => drop(channels.send_replace(Some(channel))),
+            Err(error) => tracing::error!(%error, "our own SVID cannot be shown to the Broker API"),
+        }
     }
 
     fn heed_bundles(&mut self, good: BTreeMap<TrustDomain, Arc<Bundle>>, bad: &BTreeMap<String, String>) {
@@ -291,7 +379,7 @@ impl Task {
     /// How a connection is since then.
     fn set_link(&mut self, api: &str, error: Option<String>, since: u64) {
         let is_up = error.is_none();
-        if api == DELEGATED_API {
+        if api == self.api {
             self.reachable.send_if_modified(|reachable| std::mem::replace(reachable, is_up) != is_up);
         }
         let is_news = self.status.borrow().connections.iter().any(|connection| {

@@ -20,6 +20,7 @@ const ALL: &[&str] = &[
     "renewal",
     "spire",
     "wireguard",
+    "wireguard-flood",
 ];
 
 /// Where the report goes.

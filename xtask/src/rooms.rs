@@ -98,7 +98,7 @@ pub const ROOMS: &[Room] = &[
         "countersign-bench",
         "bench",
         Kind::Program,
-        &[API, LAB, E2E, EBPF_COMMON, EBPF_LOADER, POLICY],
+        &["countersign-wg", API, LAB, E2E, EBPF_COMMON, EBPF_LOADER, POLICY, WG_PROTO, WG_CORE],
     )),
     room("xtask", "xtask", Kind::Program, &[]),
 ];

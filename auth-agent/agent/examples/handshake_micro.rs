@@ -119,6 +119,7 @@ fn request(pair: usize, addr: std::net::SocketAddr) -> Result<Request> {
         not_after: u64::MAX,
         disowned: Vec::new(),
         tunnel: None,
+        moved: None,
     })
 }
 

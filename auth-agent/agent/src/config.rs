@@ -56,7 +56,7 @@ pub struct Config {
         long,
         env = "COUNTERSIGN_SPIRE_WORKLOAD_SOCKET",
         value_name = "SOCKET",
-        requires = "spire_admin_socket",
+        requires = "spire_pods",
         required_unless_present = "embedded_ca"
     )]
     pub spire_workload_socket: Option<PathBuf>,
@@ -67,9 +67,21 @@ pub struct Config {
         long,
         env = "COUNTERSIGN_SPIRE_ADMIN_SOCKET",
         value_name = "SOCKET",
+        group = "spire_pods",
         requires = "spire_workload_socket"
     )]
     pub spire_admin_socket: Option<PathBuf>,
+
+    /// Instead of the admin socket: that of its Broker API (experimental in SPIRE 1.15), which attests a process of
+    /// the pod itself; this agent's SPIFFE ID has to be among its `brokers`.
+    #[arg(
+        long,
+        env = "COUNTERSIGN_SPIRE_BROKER_SOCKET",
+        value_name = "SOCKET",
+        group = "spire_pods",
+        requires = "spire_workload_socket"
+    )]
+    pub spire_broker_socket: Option<PathBuf>,
 
     /// A selector by which SPIRE knows a pod, `type:value`; {pod_uid}, {pod}, {namespace}, {service_account},
     /// {node} and {supplemental_group} are replaced. May be given several times.
@@ -119,9 +131,28 @@ pub struct Config {
     #[arg(long, env = "COUNTERSIGN_WIREGUARD_DEVICE", default_value = "cs_wg0")]
     pub wireguard_device: String,
 
-    /// UDP port of WireGuard, here and at the other nodes.
+    /// UDP port of WireGuard, here and at the other nodes. The three ports after it are used as well: keys change
+    /// in devices beside the first one.
     #[arg(long, env = "COUNTERSIGN_WIREGUARD_PORT", default_value_t = 51871)]
     pub wireguard_port: u16,
+
+    /// How old this node's WireGuard key gets before it is changed, such as 24h; off: only by `countersign encrypt
+    /// rotate-key`.
+    #[arg(long, env = "COUNTERSIGN_WIREGUARD_ROTATE_EVERY", value_name = "AGE", default_value = "off", value_parser = parse_every)]
+    pub wireguard_rotate_every: Every,
+
+    /// How long the old key lives on beside the next one if a node does not come along. Nodes that have not by then
+    /// are cut off until they do.
+    #[arg(long, env = "COUNTERSIGN_WIREGUARD_KEY_OVERLAP", value_name = "SPAN", default_value = "10m", value_parser = parse_duration)]
+    pub wireguard_key_overlap: Duration,
+
+    /// Longest life of a preshared key between two nodes; they agree on another after half of it.
+    #[arg(long, env = "COUNTERSIGN_PRESHARED_KEY_LIFE", value_name = "SPAN", default_value = "1h", value_parser = parse_preshared_life)]
+    pub preshared_key_life: Duration,
+
+    /// Program that makes WireGuard devices; countersign-wg beside this program by default.
+    #[arg(long, env = "COUNTERSIGN_WIREGUARD_PROGRAM", value_name = "PATH")]
+    pub wireguard_program: Option<PathBuf>,
 
     /// When endpoints deny what no policy allows: in the directions in which a policy chooses them (default),
     /// always, or (danger) never: then no policy denies anything.
@@ -147,6 +178,10 @@ pub struct Config {
     #[arg(long, env = "COUNTERSIGN_LOG", default_value = "info")]
     pub log: String,
 }
+
+/// How often, or not at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Every(pub Option<Duration>);
 
 /// On or off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -175,6 +210,16 @@ pub enum KeyExchange {
     Prefer,
     /// Nothing but X25519MLKEM768.
     Require,
+}
+
+fn parse_every(text: &str) -> Result<Every, String> {
+    if text == "off" { Ok(Every(None)) } else { parse_duration(text).map(|span| Every(Some(span))) }
+}
+
+fn parse_preshared_life(text: &str) -> Result<Duration, String> {
+    let longest = Duration::from_nanos(countersign_wg_proto::limits::PRESHARED_KEY_LIFE);
+    let life = parse_duration(text)?;
+    if life > longest { Err(format!("at most {} s", longest.as_secs())) } else { Ok(life) }
 }
 
 /// Reads `90s`, `15m`, `1h` or a bare number of seconds.
@@ -206,6 +251,9 @@ mod tests {
         assert_eq!(parse_duration("15m"), Ok(Duration::from_secs(900)));
         assert_eq!(parse_duration("1h"), Ok(Duration::from_secs(3600)));
         assert_eq!(parse_duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_every("off"), Ok(Every(None)));
+        assert_eq!(parse_every("24h"), Ok(Every(Some(Duration::from_secs(86_400)))));
+        assert!(parse_every("never").is_err() && parse_preshared_life("61m").is_err());
         for bad in ["", "s", "1d", "-1s", "0", "99999999999999999999h", "1 h"] {
             assert!(parse_duration(bad).is_err(), "{bad:?}");
         }

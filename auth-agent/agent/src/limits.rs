@@ -41,3 +41,9 @@ pub const ENCRYPTION_RETRY: Duration = Duration::from_secs(1);
 pub const TOLD_SAVED: usize = 65_536;
 /// After a trust bundle changed, what cannot be proved under the new one ends within this: nanoseconds.
 pub const REVALIDATE_WITHIN: u64 = 5_000_000_000;
+/// After packets of an unknown address have waited in vain, more of them are not taken in for this long: as long as
+/// they waited. Nanoseconds.
+pub const ADDRESS_QUIET: u64 = 5_000_000_000;
+/// Addresses of which that is remembered, by who talks to them: what a node's pods can have tried within that time, in
+/// a table of the datapath that holds as many; of more, packets go on waiting in vain.
+pub const ADDRESSES_GIVEN_UP: usize = 16_384;

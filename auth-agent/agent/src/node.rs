@@ -16,9 +16,11 @@ mod places;
 mod policy;
 mod preshared;
 mod registrar;
+mod rotation;
 mod spire;
 mod svids;
 mod told;
+mod unknown;
 mod withdraw;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -34,6 +36,7 @@ use countersign_ebpf_loader::{Datapath, Events, MapSizes, OpenConfig};
 use countersign_flows::{LatencyWindow, Metrics, Store};
 use countersign_policy::Repository;
 use countersign_policy::repository::Enforcement;
+use countersign_wg_proto::Slot;
 use nix::net::if_::if_nametoindex;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
@@ -59,6 +62,7 @@ use self::places::Addresses;
 use self::preshared::LastWord;
 use self::svids::Svids;
 use self::told::Told;
+use self::unknown::Unknown;
 
 /// Name of the parking device.
 pub const PARK_DEVICE: &str = "cs_park";
@@ -76,6 +80,7 @@ pub struct Node {
     machine: Machine,
     parking: Parking<Vec<u8>>,
     order: Order,
+    unknown: Unknown,
     told: Told,
     told_file: StateFile,
     world: World,
@@ -147,6 +152,7 @@ impl Node {
             machine: machine(&config),
             parking: Parking::new(ParkLimits::default()),
             order: Order::default(),
+            unknown: Unknown::default(),
             told: Told::default(),
             told_file: run_file("told.json"),
             world: World::default(),
@@ -178,6 +184,8 @@ impl Node {
             _source: handle,
         };
         node.restore();
+        // Before anybody hears that a device is not watched.
+        node.watch_devices();
         // SAFETY: the ring owns its map's descriptor for as long as it lives and always names that one.
         let events = unsafe { AsyncFd::register(events) }?;
         let inputs = Inputs {
@@ -290,7 +298,7 @@ impl Node {
         }
     }
 
-    /// Attaches to the uplink and the encrypted device whenever they come, or come anew.
+    /// Attaches to the uplink and the encrypted devices whenever they come, or come anew.
     fn watch_devices(&mut self) {
         let uplink = if_nametoindex(self.config.uplink.as_str()).unwrap_or(0);
         if uplink != 0 && uplink != self.watched_uplink {
@@ -301,12 +309,26 @@ impl Node {
                 }
             }
         }
-        let device = if_nametoindex(self.config.wireguard_device.as_str()).unwrap_or(0);
-        if device != 0 && device != self.encryption.watched {
-            match self.datapath.attach_wg(device) {
-                Ok(()) => self.encryption.watched = device,
-                Err(error) => tracing::warn!(%error, "the encrypted device is not watched"),
+        // One that is not needed is deleted, and is another one when it comes again.
+        let needed = self.encryption.slots();
+        let first = Slot::default();
+        let is_gone = |slot: &Slot, _: &mut u32| *slot != first && !needed.contains(slot);
+        let gone: Vec<_> = self.encryption.watched.extract_if(.., is_gone).collect();
+        gone.into_iter().for_each(|(_, device)| self.datapath.detach(device));
+        let mut is_new = false;
+        for (slot, name) in self.encryption.devices.clone() {
+            let device = if_nametoindex(name.as_str()).unwrap_or(0);
+            let is_watched = self.encryption.watched.get(&slot) == Some(&device);
+            if device == 0 || is_watched || (slot != first && !needed.contains(&slot)) {
+                continue;
             }
+            match self.datapath.attach_wg(device) {
+                Ok(()) => is_new |= self.encryption.watched.insert(slot, device).is_none(),
+                Err(error) => tracing::warn!(%error, name, "the encrypted device is not watched"),
+            }
+        }
+        if is_new && self.world.synced {
+            self.tell_manager();
         }
     }
 }

@@ -44,6 +44,7 @@ fn request(server: &Server) -> Request {
         not_after: u64::MAX,
         disowned: Vec::new(),
         tunnel: None,
+        moved: None,
     }
 }
 

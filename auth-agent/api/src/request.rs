@@ -16,6 +16,9 @@ pub enum Request {
     Status,
     /// Answer: [`crate::EncryptStatus`].
     EncryptStatus,
+    /// Change the node's WireGuard key. Answer, once there is a next one: [`crate::RotationBegun`]; how far it is
+    /// says [`crate::EncryptStatus`].
+    RotateKey,
     /// Answer: [`crate::SpireStatus`].
     SpireStatus,
     /// Answer: a list of [`crate::AuthEntry`].
@@ -58,6 +61,9 @@ pub struct EndpointSpec {
     pub mac: String,
     /// The pod's addresses, at most one of each family.
     pub ips: Vec<IpAddr>,
+    /// Inode of the pod's network namespace: by it a process of the pod is found, for SPIRE's Broker API.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<u64>,
 }
 
 /// A flow to explain.
@@ -151,6 +157,7 @@ impl Request {
             Self::EndpointRemove(of) => named("namespace", &of.namespace).and(named("name", &of.name)),
             Self::Status
             | Self::EncryptStatus
+            | Self::RotateKey
             | Self::SpireStatus
             | Self::AuthList
             | Self::AuthFlush

@@ -151,6 +151,7 @@ fn out_of_bounds_requests_are_refused_with_their_field() {
             interface: "lxc01234567".into(),
             mac: "aa:bb:cc:dd:ee:0F".into(),
             ips: vec!["10.0.1.5".parse().expect("v4"), "fd00::5".parse().expect("v6")],
+            netns: Some(4_026_531_840),
         };
         edit(&mut spec);
         Request::EndpointAdd(spec)

@@ -67,9 +67,10 @@ impl Rig {
         ] {
             let public = pipe("wg", &["pubkey"], peer)?;
             let config = format!(
-                "[Interface]\nPrivateKey = {own}\nListenPort = 51820\n[Peer]\nPublicKey = {public}\nAllowedIPs = \
-                 10.99.0.0/24\nEndpoint = {}:51820\n",
-                other.underlay()
+                "[Interface]\nPrivateKey = {own}\nListenPort = {port}\n[Peer]\nPublicKey = {public}\nAllowedIPs = \
+                 10.99.0.0/24\nEndpoint = {}:{port}\n",
+                other.underlay(),
+                port = End::PORT
             );
             pipe(
                 "ip",
@@ -119,6 +120,13 @@ impl Drop for Rig {
 }
 
 impl End {
+    /// Where both listen.
+    pub const PORT: u16 = 51820;
+
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+
     pub fn underlay(&self) -> IpAddr {
         Ipv4Addr::new(192, 0, 2, self.number).into()
     }

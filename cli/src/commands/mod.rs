@@ -5,6 +5,7 @@ pub mod lint;
 mod lists;
 mod manifests;
 mod observe;
+mod rotate;
 mod spire;
 mod status;
 mod verdicts;
@@ -36,6 +37,7 @@ pub async fn run(global: &Global, command: &AskCommand, out: &Output) -> Result<
         AskCommand::Encrypt(EncryptCommand::Status(args)) => {
             status::encrypt(&targets()?, args.output, out).await
         }
+        AskCommand::Encrypt(EncryptCommand::RotateKey(args)) => rotate::run(global, args, out).await,
         AskCommand::Spire(SpireCommand::Status(args)) => spire::status(&targets()?, args.output, out).await,
         AskCommand::Svid(SvidCommand::List(args)) => spire::list(&targets()?, args.output, out).await,
         AskCommand::Svid(SvidCommand::Show(args)) => spire::show(&targets()?, args, out).await,

@@ -73,6 +73,14 @@ fn node(text: &mut String, status: &EncryptStatus, now: u64, paint: Paint) {
     line("Listen port:", &format!("{}/UDP", status.listen_port));
     line("Public key:", &safe(&status.public_key));
     line("Leaks prevented:", &count(status.leaks_prevented, "packet"));
+    if let Some(of) = &status.rotation {
+        line("Next public key:", &safe(&of.next_public_key));
+        let waiting = match of.waiting_for.as_slice() {
+            [] => "all nodes have come along".to_owned(),
+            nodes => format!("waiting for {} (for {})", Safe(&nodes.join(", ")), until(of.until, now)),
+        };
+        line("Key change:", &format!("{}, {waiting}", since(of.since, now)));
+    }
     for error in &status.errors {
         line("Error:", &paint.bad(Safe(error)));
     }

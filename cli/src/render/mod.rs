@@ -9,6 +9,7 @@ pub mod flow;
 pub mod lint;
 pub mod paint;
 pub mod policy;
+pub mod rotate;
 pub mod spire;
 pub mod status;
 pub mod table;

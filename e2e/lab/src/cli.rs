@@ -14,7 +14,7 @@ use crate::lab::Lab;
 use crate::names::LabName;
 use crate::run::{RunOptions, run_pod};
 use crate::serve::{ServeArgs, serve};
-use crate::spire::{Part, Spire, Tuning};
+use crate::spire::{Part, PodsBy, Spire, Tuning};
 use crate::{demo, down, logs, supervisor};
 
 /// Which lab.
@@ -127,6 +127,9 @@ pub struct UpArgs {
     /// With --spire: `fast` hands new entries on within a quarter of a second, `default` is SPIRE's own pace
     #[arg(long, value_enum, default_value_t = Tuning::Fast, requires = "spire")]
     spire_tuning: Tuning,
+    /// With --spire: the interface that pods' SVIDs come by; `broker` is the Broker API, experimental in SPIRE 1.15
+    #[arg(long, value_enum, default_value_t = PodsBy::Delegated, requires = "spire")]
+    spire_pods: PodsBy,
     /// SVIDs from your SPIRE: the Workload API socket of its agent. Every node uses it; entries are yours to make
     #[arg(long, value_name = "SOCKET", requires = "spire_admin_socket", conflicts_with = "spire")]
     spire_socket: Option<PathBuf>,
@@ -254,7 +257,7 @@ fn bring_up(args: UpArgs) -> Result<ExitCode> {
         (Some(workload_socket), Some(admin_socket)) => {
             IdentitySource::External { workload_socket, admin_socket }
         }
-        _ if args.spire => IdentitySource::Spire { tuning: args.spire_tuning },
+        _ if args.spire => IdentitySource::Spire { tuning: args.spire_tuning, pods: args.spire_pods },
         _ => IdentitySource::Embedded,
     };
     let options = LabOptions {

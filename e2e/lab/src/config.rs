@@ -13,7 +13,7 @@ use crate::limits::{MAX_LABS, MAX_NODES, READY_TIMEOUT};
 use crate::names::LabName;
 use crate::paths::{Paths, ROOT};
 use crate::plan::Plan;
-use crate::spire::Tuning;
+use crate::spire::{PodsBy, Tuning};
 
 /// What enforces on the nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -59,6 +59,9 @@ pub enum IdentitySource {
     Spire {
         /// How it is set up.
         tuning: Tuning,
+        /// By which of its agent's interfaces the pods' SVIDs come.
+        #[serde(default)]
+        pods: PodsBy,
     },
     /// SPIRE that is there already; all nodes share its agent, and its entries are others' affair.
     External {

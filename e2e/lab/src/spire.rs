@@ -36,6 +36,17 @@ pub enum Tuning {
     Default,
 }
 
+/// By which interface of SPIRE's agent the pods' SVIDs come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum PodsBy {
+    /// The Delegated Identity API.
+    #[default]
+    Delegated,
+    /// The Broker API.
+    Broker,
+}
+
 /// `spire-server` or `spire-agent`: from `COUNTERSIGN_SPIRE_BIN_DIR`, from where `cargo xtask peers` puts them, or
 /// from the path.
 ///
@@ -121,6 +132,12 @@ impl SpirePaths {
         self.agent(node).join("admin/admin.sock")
     }
 
+    /// The Broker API of a node.
+    #[must_use]
+    pub fn broker_socket(&self, node: &str) -> PathBuf {
+        self.agent(node).join("broker/broker.sock")
+    }
+
     /// While this exists, the node's SPIRE agent is left down.
     #[must_use]
     pub fn agent_hold(&self, node: &str) -> PathBuf {
@@ -157,7 +174,7 @@ pub fn netns(config: &LabConfig) -> String {
 /// # Errors
 /// Where SPIRE's programs are missing, and those of writing.
 pub(crate) fn prepare(config: &LabConfig) -> Result<()> {
-    let IdentitySource::Spire { tuning } = &config.identity_source else { return Ok(()) };
+    let IdentitySource::Spire { tuning, pods } = &config.identity_source else { return Ok(()) };
     program("spire-server")?;
     program("spire-agent")?;
     let netns = netns(config);
@@ -167,12 +184,11 @@ pub(crate) fn prepare(config: &LabConfig) -> Result<()> {
     private_directory(&paths.root.join("server"))?;
     fs::write(paths.server_config(), server_config(&paths, *tuning))?;
     for (_, node) in config.node_names() {
-        for dir in
-            [paths.agent_data(&node), paths.agent(&node).join("public"), paths.agent(&node).join("admin")]
-        {
-            private_directory(&dir)?;
+        private_directory(&paths.agent_data(&node))?;
+        for sockets in ["public", "admin", "broker"] {
+            private_directory(&paths.agent(&node).join(sockets))?;
         }
-        fs::write(paths.agent_config(&node), agent_config(&paths, &node, *tuning))?;
+        fs::write(paths.agent_config(&node), agent_config(&paths, &node, *tuning, *pods))?;
     }
     Ok(())
 }
@@ -229,10 +245,16 @@ plugins {{
     )
 }
 
-fn agent_config(paths: &SpirePaths, node: &str, tuning: Tuning) -> String {
+fn agent_config(paths: &SpirePaths, node: &str, tuning: Tuning, pods: PodsBy) -> String {
     let fast = match tuning {
         Tuning::Default => "",
-        Tuning::Fast => "  experimental {\n    sync_interval = \"100ms\"\n  }\n",
+        Tuning::Fast => "    sync_interval = \"100ms\"\n",
+    };
+    let own = format!("spiffe://{TRUST_DOMAIN}/node/{node}");
+    // Nobody is served by an interface that nobody is to use.
+    let (delegates, broker) = match pods {
+        PodsBy::Delegated => (format!("\"{own}\""), String::new()),
+        PodsBy::Broker => (String::new(), broker_config(paths, node, &own)),
     };
     format!(
         r#"agent {{
@@ -243,9 +265,11 @@ fn agent_config(paths: &SpirePaths, node: &str, tuning: Tuning) -> String {
   trust_bundle_path = "{bundle}"
   socket_path = "{workload}"
   admin_socket_path = "{admin}"
-  authorized_delegates = ["spiffe://{TRUST_DOMAIN}/node/{node}"]
+  authorized_delegates = [{delegates}]
   log_level = "INFO"
-{fast}}}
+  experimental {{
+{fast}{broker}  }}
+}}
 plugins {{
   NodeAttestor "join_token" {{
     plugin_data {{}}
@@ -264,6 +288,28 @@ plugins {{
         bundle = paths.trust_bundle(node).display(),
         workload = paths.workload_socket(node).display(),
         admin = paths.admin_socket(node).display(),
+    )
+}
+
+/// The agent is told of processes by our own there, and attests them itself.
+fn broker_config(paths: &SpirePaths, node: &str, id: &str) -> String {
+    let socket = paths.broker_socket(node);
+    format!(
+        r#"    broker {{
+      socket_path = "{socket}"
+      brokers = [
+        {{
+          id = "{id}"
+          allowed_reference_types = [
+            {{
+              type_url = "type.googleapis.com/spiffe.broker.WorkloadPIDReference"
+            }}
+          ]
+        }}
+      ]
+    }}
+"#,
+        socket = socket.display(),
     )
 }
 

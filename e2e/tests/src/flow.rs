@@ -127,6 +127,100 @@ impl Conversation {
     }
 }
 
+/// A TCP connection that carries as much as it may, in one direction, and is made again when it breaks.
+#[derive(Debug)]
+pub struct Bulk {
+    stop: Arc<AtomicBool>,
+    breaks: Arc<AtomicU64>,
+    bytes: Arc<AtomicU64>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// A bulk stream from which nothing was heard for that long is broken.
+const BULK_SILENCE: Duration = Duration::from_secs(20);
+
+impl Bulk {
+    /// Starts one from `client` to `server` on `to`'s port, of at most `rate` bytes per second.
+    ///
+    /// # Errors
+    /// Where a socket cannot be made inside a pod.
+    pub fn start(client: &Space, server: &Space, to: SocketAddr, rate: u64) -> Result<Self> {
+        let listener = tcp::listen(server, to.port())?;
+        let mut sockets = tcp::sockets(client, to, 64)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let (breaks, bytes) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let drain = {
+            let (stop, bytes) = (stop.clone(), bytes.clone());
+            std::thread::spawn(move || swallow(&listener, &stop, &bytes))
+        };
+        let pour = {
+            let (stop, breaks) = (stop.clone(), breaks.clone());
+            std::thread::spawn(move || {
+                while let (false, Some(socket)) = (stop.load(Ordering::Relaxed), sockets.pop()) {
+                    let connected = socket.connect_timeout(&to.into(), BULK_SILENCE);
+                    let ended = connected.and_then(|()| pour(TcpStream::from(socket), rate, &stop));
+                    breaks.fetch_add(u64::from(ended.is_err()), Ordering::Relaxed);
+                }
+            })
+        };
+        Ok(Self { stop, breaks, bytes, threads: vec![pour, drain] })
+    }
+
+    /// Stops, and says how many bytes arrived, and how often the connection broke.
+    ///
+    /// # Errors
+    /// Where one of its threads panicked.
+    pub fn stop(self) -> Result<(u64, u64)> {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            thread.join().map_err(|_| anyhow!("a bulk stream panicked"))?;
+        }
+        Ok((self.bytes.load(Ordering::Relaxed), self.breaks.load(Ordering::Relaxed)))
+    }
+}
+
+fn pour(mut stream: TcpStream, rate: u64, stop: &AtomicBool) -> std::io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_write_timeout(Some(BULK_SILENCE))?;
+    let block = MARKER.repeat(16 * 1024 / MARKER.len());
+    let mut due = probe::now();
+    while !stop.load(Ordering::Relaxed) {
+        stream.write_all(&block)?;
+        // After a pause it does not make up for what it could not send.
+        due = due.max(probe::now()) + Duration::from_secs_f64(block.len() as f64 / rate as f64);
+        udp::sleep_until(due);
+    }
+    Ok(())
+}
+
+/// Reads what connections bring, one after the other, until stopped.
+fn swallow(listener: &TcpListener, stop: &AtomicBool, bytes: &AtomicU64) {
+    let mut buffer = vec![0; 256 << 10];
+    while !stop.load(Ordering::Relaxed) {
+        let Ok((mut stream, _)) = listener.accept() else {
+            std::thread::sleep(Duration::from_millis(10));
+            continue;
+        };
+        let _ = stream.set_nonblocking(false);
+        let _ = stream.set_read_timeout(Some(Duration::from_millis(200)));
+        // To its end: who sends stops first.
+        loop {
+            match stream.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(length) => drop(bytes.fetch_add(length as u64, Ordering::Relaxed)),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    let silent =
+                        matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut);
+                    if !silent || stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
 fn talk(
     mut stream: TcpStream,
     beat: Duration,

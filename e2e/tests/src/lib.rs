@@ -10,6 +10,7 @@ pub mod flow;
 pub mod http;
 pub mod manifests;
 pub mod matrix;
+pub mod news;
 pub mod probe;
 pub mod process;
 pub mod sequence;

@@ -89,6 +89,15 @@ struct Actor {
 }
 
 impl Actor {
+    /// Takes the connections that have come.
+    fn accept(&mut self) {
+        for listener in &self.listeners {
+            while let Ok((stream, _)) = listener.accept() {
+                self.accepted.push(stream);
+            }
+        }
+    }
+
     fn new(place: Place, ports: &[u16]) -> Result<Self> {
         let space = &place.space;
         let receivers =
@@ -242,11 +251,7 @@ impl Matrix {
     /// Takes in whatever has come.
     fn look(&mut self, round: &mut Round<'_>) -> Result<()> {
         for (pod, actor) in &mut self.actors {
-            for listener in &actor.listeners {
-                while let Ok((stream, _)) = listener.accept() {
-                    actor.accepted.push(stream);
-                }
-            }
+            actor.accept();
             let mut buffer = [0; 2048];
             for (port, socket) in &actor.receivers {
                 while let Ok(length) = socket.recv(&mut buffer[..=LENGTH]) {
@@ -273,11 +278,7 @@ impl Matrix {
         let mut ended = 0;
         while ended < connected {
             for actor in self.actors.values_mut() {
-                for listener in &actor.listeners {
-                    while let Ok((stream, _)) = listener.accept() {
-                        actor.accepted.push(stream);
-                    }
-                }
+                actor.accept();
                 let before = actor.accepted.len();
                 actor.accepted.retain_mut(is_open);
                 ended += before - actor.accepted.len();

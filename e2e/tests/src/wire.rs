@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
+use std::ops::RangeInclusive;
 use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -11,8 +12,8 @@ use countersign_lab::LabName;
 
 use crate::probe::MARKER;
 
-/// The UDP port of WireGuard.
-const WIREGUARD: u16 = 51871;
+/// The UDP ports of WireGuard's devices.
+const WIREGUARD: RangeInclusive<u16> = 51871..=51874;
 /// The TCP port of the handshake.
 const HANDSHAKE: u16 = 4250;
 /// A frame longer than this is no frame.
@@ -184,7 +185,7 @@ fn transport(family: &str, protocol: u8, rest: &[u8]) -> String {
         return format!("{family} protocol {protocol}, short");
     };
     match protocol {
-        17 if from == WIREGUARD || to == WIREGUARD => "wireguard".to_owned(),
+        17 if WIREGUARD.contains(&from) || WIREGUARD.contains(&to) => "wireguard".to_owned(),
         6 if from == HANDSHAKE || to == HANDSHAKE => "handshake".to_owned(),
         // The lower port is the service; the other would make a kind of every connection.
         6 => format!("{family} TCP {}", from.min(to)),

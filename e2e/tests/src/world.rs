@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use countersign_lab::ns::Space;
-use countersign_lab::spire::{Spire, Tuning};
+use countersign_lab::pod::Phase;
+use countersign_lab::spire::{PodsBy, Spire, Tuning};
 use countersign_lab::{AgentMode, IdentitySource, Lab, LabName, LabOptions, Parking, PodKey, Target, down};
 use nix::sys::signal::Signal;
 
@@ -42,7 +43,7 @@ impl WorldOptions {
     /// # Errors
     /// Where `name` cannot be a lab's.
     pub fn with_spire(name: &str) -> Result<Self> {
-        let identity_source = IdentitySource::Spire { tuning: Tuning::Fast };
+        let identity_source = IdentitySource::Spire { tuning: Tuning::Fast, pods: PodsBy::Delegated };
         Ok(Self { identity_source, ..Self::new(name)? })
     }
 
@@ -154,6 +155,12 @@ impl World {
     pub fn place(&self, pod: &str) -> Result<Place> {
         let key = PodKey::parse(pod);
         Ok(Place { ips: self.lab.pod(&key)?.ips(), space: self.lab.space(&Target::Pod(key))? })
+    }
+
+    /// Whether a pod of namespace `default` has its network, and its command runs.
+    #[must_use]
+    pub fn is_running(&self, pod: &str) -> bool {
+        self.lab.pod(&PodKey::parse(pod)).is_ok_and(|state| state.phase == Phase::Running)
     }
 
     /// The agent of a node.

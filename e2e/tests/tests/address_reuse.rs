@@ -1,14 +1,13 @@
 //! Whose an address is: it passes to another pod while the peer's node hears nothing from the cluster; a node
 //! says of one of its pods that it is another. Needs root.
 
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use countersign_e2e::http::{Server, curl};
 use countersign_e2e::manifests::{Pod, Rule, policy};
-use countersign_e2e::world::{World, WorldOptions, eventually, in_world};
+use countersign_e2e::news::freeze;
+use countersign_e2e::world::{WorldOptions, eventually, in_world};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -19,27 +18,8 @@ fn cast() -> Vec<String> {
     ]
 }
 
-/// From now on the agent of `node` sees copies of what the cluster says: its watch is cut, nothing else.
-fn freeze(world: &World, node: &str, copies: &Path) -> Result<()> {
-    let pid = world.agent_pid(node)?.to_string();
-    let paths = world.lab().paths();
-    for (name, directory) in [("manifests", paths.manifests()), ("status", paths.status())] {
-        let (directory, copy) = (directory.canonicalize()?, copies.join(name));
-        run(Command::new("cp").arg("-rL").arg(&directory).arg(&copy))?;
-        run(Command::new("nsenter").args(["-m", "-t", &pid, "mount", "--bind"]).arg(&copy).arg(&directory))?;
-    }
-    Ok(())
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("{command:?}"))?;
-    ensure!(status.success(), "{command:?}: {status}");
-    Ok(())
-}
-
 #[test]
 fn a_successor_does_not_pass_as_its_predecessor() -> Result<()> {
-    let copies = tempfile::tempdir()?;
     in_world(WorldOptions::new("reuse")?, &cast(), |world| {
         world.apply("client.yaml", &[Pod::new("old", "node1", "client").yaml()])?;
         world.lab().wait_pods(SOON)?;
@@ -48,7 +28,7 @@ fn a_successor_does_not_pass_as_its_predecessor() -> Result<()> {
         let (address, to) = (old.address(false)?, web.address(false)?);
         ensure!(curl(&old.space, to, 80)?.exit == 0, "the client is not let through");
 
-        freeze(world, "node2", copies.path())?;
+        let _frozen = freeze(world, "node2")?;
         let thief = Pod::new("thief", "node1", "attacker");
         let thief = thief.annotation("countersign.dev/lab-ip", &address.to_string());
         world.apply("client.yaml", &[thief.yaml()])?;
@@ -68,7 +48,6 @@ fn a_successor_does_not_pass_as_its_predecessor() -> Result<()> {
 
 #[test]
 fn a_node_cannot_pass_one_of_its_pods_off_as_another() -> Result<()> {
-    let copies = tempfile::tempdir()?;
     let documents = [
         Pod::new("web", "node1", "web").yaml(),
         Pod::new("client", "node2", "client").yaml(),
@@ -85,7 +64,7 @@ fn a_node_cannot_pass_one_of_its_pods_off_as_another() -> Result<()> {
         ensure!(curl(&thief.space, to, 80)?.exit == 0, "while it is a client it is let through");
 
         // Node 2 goes on saying that the thief's address is a client's, and can prove to be a client's node.
-        freeze(world, "node2", copies.path())?;
+        let _frozen = freeze(world, "node2")?;
         world.apply("thief.yaml", &[Pod::new("thief", "node2", "attacker").yaml()])?;
         eventually("the cluster's word counts", SOON, || Ok(curl(&thief.space, to, 80)?.exit == 28))?;
         for _ in 0..3 {

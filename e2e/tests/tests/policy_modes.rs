@@ -80,6 +80,10 @@ fn settled(world: &World, mode: &str, enforced: bool, audited: bool) -> Result<(
     Ok(())
 }
 
+fn with_agent_args(lab: &str, arguments: [&str; 2]) -> Result<WorldOptions> {
+    Ok(WorldOptions { agent_args: arguments.map(str::to_owned).to_vec(), ..WorldOptions::new(lab)? })
+}
+
 #[test]
 fn what_is_audited_passes_and_is_said_to_be_dropped() -> Result<()> {
     in_world(WorldOptions::new("pmodes")?, &cast(web()), |world| {
@@ -143,11 +147,10 @@ fn what_is_audited_passes_and_is_said_to_be_dropped() -> Result<()> {
 
 #[test]
 fn nothing_is_enforced_where_everything_is_audited_and_the_status_says_so() -> Result<()> {
-    let options = WorldOptions::new("pmall")?;
-    let agent_args = ["--policy-audit-mode", "on"].map(str::to_owned).to_vec();
+    let options = with_agent_args("pmall", ["--policy-audit-mode", "on"])?;
     let mut documents = cast(web());
     documents.push(guard(true));
-    in_world(WorldOptions { agent_args, ..options }, &documents, |world| {
+    in_world(options, &documents, |world| {
         let _server = Server::start(&world.place("web")?.space, 80, "hello")?;
         settled(world, "audit", false, true)?;
         ensure!(reaches(world, "stranger")? && reaches(world, "client")?, "something was dropped");
@@ -194,11 +197,10 @@ fn overflows(world: &World) -> Result<u64> {
 
 #[test]
 fn a_policy_without_room_is_named_and_the_last_good_one_stays() -> Result<()> {
-    let options = WorldOptions::new("pfull")?;
-    let agent_args = ["--bpf-policy-map-max", "256"].map(str::to_owned).to_vec();
+    let options = with_agent_args("pfull", ["--bpf-policy-map-max", "256"])?;
     let mut manifests = cast(web());
     manifests.push(guard(false));
-    in_world(WorldOptions { agent_args, ..options }, &manifests, |world| {
+    in_world(options, &manifests, |world| {
         let _server = Server::start(&world.place("web")?.space, 80, "hello")?;
         settled(world, "enforce", true, false)?;
         let entries =

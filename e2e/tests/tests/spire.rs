@@ -239,13 +239,15 @@ fn authorities_are_rotated_under_traffic() -> Result<()> {
         let (begin, seconds) = (Instant::now(), rotation_seconds());
         println!("the flows run, {} breaks so far", flows.conversation.breaks());
         let first = serials(world)?;
+        let time = Duration::from_secs(seconds);
         for rotation in 1..=2 {
+            // Spread over the time, so that what the first one did is renewed before the second and after it.
+            std::thread::sleep((time * rotation / 3).saturating_sub(begin.elapsed()));
             rotate_authority(world).with_context(|| format!("rotation {rotation}"))?;
             let (at, breaks) = (begin.elapsed().as_secs_f64(), flows.conversation.breaks());
             println!("rotation {rotation}: revoked after {at:.1} s, {breaks} breaks so far");
         }
-        let rest = Duration::from_secs(seconds).saturating_sub(begin.elapsed());
-        std::thread::sleep(rest);
+        std::thread::sleep(time.saturating_sub(begin.elapsed()));
         let (sent, lost, breaks) = flows.stop()?;
         println!(
             "rotated twice in {:.0} s: {lost} of {sent} lost, {breaks} breaks",

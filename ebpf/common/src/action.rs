@@ -25,6 +25,7 @@ pub struct Errand {
     pub mark: u32,
     /// Destination and source MAC that it goes there with.
     pub macs: [u8; 12],
-    /// How many times it has been parked before.
+    /// How many times it has been parked before, and in which kind of line last, see
+    /// [`crate::park::Parked::comes_back`].
     pub round: u8,
 }

@@ -14,7 +14,7 @@ pub struct Config {
     pub auth_epoch: u32,
     /// TCP port of the agents' handshakes, closed to pods on every node.
     pub handshake_port: u16,
-    /// UDP port of WireGuard, closed to pods on every node.
+    /// First of the [`WIREGUARD_PORTS`] UDP ports of WireGuard, closed to pods on every node.
     pub wireguard_port: u16,
     /// Packets of one pair parked per second; 0 means [`crate::limits::PARK_PAIR_PACKETS`].
     pub park_pair_packets: u32,
@@ -25,6 +25,9 @@ pub struct Config {
     /// Bytes of one sender parked per second; 0 means [`crate::limits::PARK_SLOT_BYTES`].
     pub park_slot_bytes: u32,
 }
+
+/// WireGuard's UDP ports, from [`Config::wireguard_port`] on: while nodes change keys they have several devices.
+pub const WIREGUARD_PORTS: u16 = 4;
 
 /// Bits of [`Config::flags`].
 pub mod flag {

@@ -3,7 +3,7 @@
 use crate::addr::Addr;
 use crate::at::At;
 use crate::auth::AuthKey;
-use crate::config::Config;
+use crate::config::{Config, WIREGUARD_PORTS};
 use crate::endpoint::Endpoint;
 use crate::identity;
 use crate::ipcache::IpEntry;
@@ -103,6 +103,10 @@ fn judge<M: Maps>(
     if is_agent_port(at.config, question, remote.identity) {
         return refuse(reason::AGENT_PORT);
     }
+    // Whatever policy says of everybody: it may say something else of whoever this is.
+    if remote.is_unknown_pod() {
+        return refuse(reason::ADDRESS_UNKNOWN);
+    }
     if !decision.allow {
         return Verdict { rule_id: decision.rule_id, ..refuse(refused(decision)) };
     }
@@ -124,7 +128,7 @@ fn is_agent_port(config: &Config, question: &Question, remote: u32) -> bool {
         && identity::is_node(remote)
         && match question.protocol {
             proto::TCP => port == config.handshake_port,
-            proto::UDP => port == config.wireguard_port,
+            proto::UDP => port.wrapping_sub(config.wireguard_port) < WIREGUARD_PORTS,
             _ => false,
         }
 }

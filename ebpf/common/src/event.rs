@@ -61,6 +61,9 @@ pub mod kind {
     /// A flow was allowed that would be dropped if policies in audit mode were enforced; reason and rule are those
     /// of that drop.
     pub const AUDIT: u8 = 5;
+    /// A packet's peer has an address of which it is not known yet whose it is (at most one event per address and
+    /// 100 ms).
+    pub const ADDRESS_UNKNOWN: u8 = 6;
 }
 
 const _: () = assert!(size_of::<Event>() == 80);

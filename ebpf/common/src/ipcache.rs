@@ -30,6 +30,14 @@ impl IpEntry {
     /// This node.
     pub const HOST: Self = Self { identity: identity::HOST, node: 0, flags: 0 };
 
+    /// Whether all that is known is that pods' addresses are of this kind: somebody's on another node, of whom the
+    /// cluster has not told us yet (or two pods' at once). Of this node's own prefixes there is nothing to wait for.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_unknown_pod(&self) -> bool {
+        self.identity == identity::UNKNOWN && self.has(flag::POD) && !self.has(flag::LOCAL)
+    }
+
     /// Whether all of the bits are set.
     #[must_use]
     #[inline(always)]

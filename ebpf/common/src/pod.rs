@@ -12,8 +12,8 @@ use crate::frame::Frame;
 use crate::guard::{self, Step};
 use crate::maps::{Maps, Scratch};
 use crate::packet::{Kind, Packet};
-use crate::park::Parked;
-use crate::policy::{auth_type, direction};
+use crate::park::{FROM_ADDRESS, Parked, address_line};
+use crate::policy::direction;
 use crate::reason;
 use crate::related;
 use crate::report::{self, About};
@@ -98,38 +98,37 @@ fn follow<M: Maps>(maps: &M, at: &At<'_>, scratch: &mut Scratch, errand: &mut Er
     about.node = verdict.remote.node;
     about.rule_id = verdict.rule_id;
     about.remote = verdict.remote.identity;
-    match verdict.reason {
-        reason::FORWARDED => {
-            if verdict.auth_type != auth_type::NONE && wait::behind(maps, at, verdict, errand.round, wait) {
-                return Ok(park(maps, at, scratch, errand));
-            }
-            if !flow::enter(maps, at, packet, recall, verdict) {
-                return Err(reason::CT_INSERT_FAILED);
-            }
-            // Asked when the flow begins and when policy has changed, not whenever a verdict is renewed.
-            if at.endpoint.audit_slot != 0 && !recall.is_judged {
-                about.would = audit(maps, at, &recall.question, verdict);
-            }
-            if about.would != reason::FORWARDED {
-                about.kind = kind::AUDIT;
-                about.reason = reason::AUDITED;
-                about.auth_type = verdict.decision.auth_type;
-                about.rule_id = verdict.decision.rule_id;
-                maps.count(at.direction, reason::AUDITED, at.length);
-                report::report(maps, about, packet, at.now);
-            } else if !recall.goes_on && at.config.has(config::flag::VERDICT_EVENTS) {
-                about.kind = kind::VERDICT;
-                report::report(maps, about, packet, at.now);
-            }
-            Ok(pass(maps, at))
-        }
-        reason::AUTH_REQUIRED => {
-            about.kind = if recall.had_proof { kind::PROOF_ENDED } else { kind::AUTH_REQUIRED };
-            wait::wait(maps, at, verdict, errand.round, wait);
-            Ok(park(maps, at, scratch, errand))
-        }
-        reason => Err(reason),
+    if !matches!(verdict.reason, reason::FORWARDED | reason::AUTH_REQUIRED | reason::ADDRESS_UNKNOWN) {
+        return Err(verdict.reason);
     }
+    wait.line = address_line(&recall.question.remote);
+    if wait::wait(maps, at, verdict, errand.round, wait) {
+        about.kind = match verdict.reason {
+            reason::ADDRESS_UNKNOWN => kind::ADDRESS_UNKNOWN,
+            _ if recall.had_proof => kind::PROOF_ENDED,
+            _ => kind::AUTH_REQUIRED,
+        };
+        return Ok(park(maps, at, scratch, errand));
+    }
+    if !flow::enter(maps, at, packet, recall, verdict) {
+        return Err(reason::CT_INSERT_FAILED);
+    }
+    // Asked when the flow begins and when policy has changed, not whenever a verdict is renewed.
+    if at.endpoint.audit_slot != 0 && !recall.is_judged {
+        about.would = audit(maps, at, &recall.question, verdict);
+    }
+    if about.would != reason::FORWARDED {
+        about.kind = kind::AUDIT;
+        about.reason = reason::AUDITED;
+        about.auth_type = verdict.decision.auth_type;
+        about.rule_id = verdict.decision.rule_id;
+        maps.count(at.direction, reason::AUDITED, at.length);
+        report::report(maps, about, packet, at.now);
+    } else if !recall.goes_on && at.config.has(config::flag::VERDICT_EVENTS) {
+        about.kind = kind::VERDICT;
+        report::report(maps, about, packet, at.now);
+    }
+    Ok(pass(maps, at))
 }
 
 /// Parks the packet if it has a place. The pair is reported now and then, whatever becomes of it.
@@ -148,10 +147,10 @@ fn park<M: Maps>(maps: &M, at: &At<'_>, scratch: &mut Scratch, errand: &mut Erra
     }
     let parked = Parked {
         direction: at.direction,
-        round: errand.round.wrapping_add(1),
+        round: (errand.round & !FROM_ADDRESS).wrapping_add(1),
         slot: at.endpoint.slot,
         node: verdict.remote.node,
-        remote: verdict.remote.identity,
+        remote: wait.line,
     };
     errand.ifindex = at.config.park_ifindex;
     errand.macs = parked.encode();

@@ -79,6 +79,9 @@ pub const OVERTOOK: u8 = 231;
 /// Not dropped: policy in audit mode would have.
 pub const AUDITED: u8 = 232;
 
+/// The peer's address is one of another node's pods, and nobody has said whose.
+pub const ADDRESS_UNKNOWN: u8 = 233;
+
 /// The number the field knows the reason by: ours that are kinds of one of the field's become that.
 #[must_use]
 #[inline(always)]
@@ -135,6 +138,7 @@ pub const ALL: &[(u8, &str)] = &[
     (ARP_SPOOF, "ARP for another's address"),
     (OVERTOOK, "Went by parked packets of its pair"),
     (AUDITED, "Let through: dropped if policies in audit mode were enforced"),
+    (ADDRESS_UNKNOWN, "Address of another node's pod, and not known whose"),
 ];
 
 /// The field's words for a reason; `"Unknown"` for a number that is none.

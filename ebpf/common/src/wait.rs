@@ -1,13 +1,15 @@
-//! A packet that waits for a proof: may it be parked, and has its pair been reported lately?
+//! A packet that waits for a proof, or for word of whose address its peer has: may it be parked, and has its pair been
+//! reported lately?
 
 use crate::at::At;
+use crate::auth::AuthKey;
 use crate::config;
 use crate::decide::{Verdict, auth_key};
-use crate::ipcache::IpEntry;
+use crate::ipcache::{IpEntry, flag};
 use crate::limits;
 use crate::maps::Maps;
-use crate::park::{Pending, PendingKey};
-use crate::policy::direction;
+use crate::park::{FROM_ADDRESS, Pending, PendingKey, is_address_line};
+use crate::policy::{auth_type, direction};
 use crate::reason;
 
 /// What becomes of the packet.
@@ -16,22 +18,80 @@ use crate::reason;
 pub struct Wait {
     /// Packets of the pair since its last report.
     pub unreported: u32,
+    /// What it waits under: the peer's identity, or [`crate::park::address_line`] of its address.
+    pub line: u32,
     /// [`reason::PARKED`], or why it is dropped.
     pub reason: u8,
     /// The pair is to be reported now.
     pub due: bool,
 }
 
-/// Asks for a place. `round` is how many times the packet has been parked before. Not inlined, see
-/// [`crate::parse::ip`].
+/// Whether the packet may not go on now. If so it has a place in a line, or none and is dropped, as [`Wait::reason`]
+/// says. [`Wait::line`] is [`crate::park::address_line`] of the peer's address before, and where it waits afterwards.
+/// `round` is how many times the packet has been parked before.
+///
+/// It waits for word of the peer's address, or for a proof. Or behind packets that do, or did and are on their way
+/// back: those of the peer's address may not be overtaken by any packet, those of the pair by none that has its
+/// proof. What comes back from a line has queued up there already. What finds no place behind the others passes, and
+/// is counted. As long as anything is on its way, in either direction, verdicts are not cached: the next packet of the
+/// flow has to look again.
+///
+/// One function for all of it, not inlined: the verifier follows every call on its own.
 #[inline(never)]
-pub fn wait<M: Maps>(maps: &M, at: &At<'_>, verdict: &Verdict, round: u8, wait: &mut Wait) {
-    let refused = refuse(maps, at, verdict, round);
+pub fn wait<M: Maps>(maps: &M, at: &At<'_>, verdict: &mut Verdict, round: u8, wait: &mut Wait) -> bool {
+    let passes = verdict.reason == reason::FORWARDED;
+    let mut behind = false;
+    if verdict.reason != reason::ADDRESS_UNKNOWN {
+        let others = verdict.remote.has(flag::POD) && verdict.remote.node != 0;
+        if others && is_on_its_way(maps, &key(at, verdict, wait.line, 0), at.now) {
+            verdict.valid_for = 0;
+            behind = round == 0;
+        }
+        if !behind {
+            wait.line = verdict.remote.identity;
+            behind = passes && verdict.auth_type != auth_type::NONE && waits(maps, at, verdict, round);
+        }
+        if passes && !behind {
+            return false;
+        }
+    }
+    let refused = if behind { reason::PARKED } else { refuse(maps, at, verdict, wait.line, round) };
+    take(maps, at, verdict, wait, refused, behind);
+    let overtakes = passes && wait.reason != reason::PARKED;
+    if overtakes {
+        maps.count(at.direction, reason::OVERTOOK, at.length);
+    }
+    !overtakes
+}
+
+/// Whether a packet that has its proof is to queue up behind others of its pair.
+#[inline(always)]
+fn waits<M: Maps>(maps: &M, at: &At<'_>, verdict: &mut Verdict, round: u8) -> bool {
+    let own = key(at, verdict, verdict.remote.identity, at.direction);
+    let waits = is_on_its_way(maps, &own, at.now);
+    if waits || is_on_its_way(maps, &PendingKey { direction: own.direction ^ 1, ..own }, at.now) {
+        verdict.valid_for = 0;
+    }
+    let has_queued_up = round != 0 && round & FROM_ADDRESS == 0;
+    waits && !has_queued_up
+}
+
+/// Takes a place in the line, if nothing refuses it and there is one.
+#[inline(always)]
+fn take<M: Maps>(maps: &M, at: &At<'_>, verdict: &Verdict, wait: &mut Wait, refused: u8, behind: bool) {
     let wanted = refused == reason::PARKED;
-    let outcome = maps.with_pending(&key(at, verdict, at.direction), |pending| {
-        let place = take_place(pending, at, wanted) && (!wanted || sender_has_room(maps, at, verdict));
+    let outcome = maps.with_pending(&key(at, verdict, wait.line, at.direction), |pending| {
+        let place =
+            (behind || take_place(pending, at, wanted)) && (!wanted || sender_has_room(maps, at, verdict));
         if wanted && place {
             M::add(&mut pending.parked, 1);
+        }
+        if behind {
+            // It is not the pair that needs something: nothing to report, and nothing that prolongs the others' wait.
+            wait.due = false;
+            return place;
+        }
+        if wanted && place {
             pending.waited = at.now;
         }
         wait.due = pending.reported == 0 || at.now.saturating_sub(pending.reported) >= limits::AUTH_EVENT_NS;
@@ -46,34 +106,13 @@ pub fn wait<M: Maps>(maps: &M, at: &At<'_>, verdict: &Verdict, round: u8, wait: 
     });
     // Without a record there is no bound, so there is no place, and nothing to report it by.
     wait.due &= outcome.is_some();
-    let place = outcome == Some(true);
-    wait.reason = if wanted && !place { reason::PARK_FULL } else { refused };
-}
-
-/// A packet that may pass, by a proof: does it have to queue up behind packets of its pair that were parked
-/// before? If so it has a place there. What comes back from parking has queued up already; what finds no
-/// place passes, and is counted.
-///
-/// As long as anything of the pair is on its way, in either direction, verdicts are not cached: the next
-/// packet of the flow has to look again.
-#[inline(never)]
-pub fn behind<M: Maps>(maps: &M, at: &At<'_>, verdict: &mut Verdict, round: u8, wait: &mut Wait) -> bool {
-    let own = key(at, verdict, at.direction);
-    let waits = is_on_its_way(maps, &own, at.now);
-    if waits || is_on_its_way(maps, &PendingKey { direction: own.direction ^ 1, ..own }, at.now) {
-        verdict.valid_for = 0;
-    }
-    if !waits || round != 0 {
-        return false;
-    }
-    let parked = sender_has_room(maps, at, verdict)
-        && maps.with_pending(&own, |pending| M::add(&mut pending.parked, 1)).is_some();
-    if !parked {
-        maps.count(at.direction, reason::OVERTOOK, at.length);
-    }
-    // It is not the pair that needs something: nothing to report.
-    *wait = Wait { reason: reason::PARKED, ..Wait::default() };
-    parked
+    wait.reason = match wanted && outcome == Some(true) {
+        true => reason::PARKED,
+        // It is no proof that is missing.
+        false if is_address_line(wait.line) => reason::ADDRESS_UNKNOWN,
+        false if wanted => reason::PARK_FULL,
+        false => refused,
+    };
 }
 
 /// Whether packets that were parked have not been dealt with yet.
@@ -85,15 +124,8 @@ fn is_on_its_way<M: Maps>(maps: &M, key: &PendingKey, now: u64) -> bool {
 }
 
 #[inline(always)]
-const fn key(at: &At<'_>, verdict: &Verdict, direction: u8) -> PendingKey {
-    PendingKey {
-        local: at.endpoint.identity,
-        remote: verdict.remote.identity,
-        node: verdict.remote.node,
-        slot: at.endpoint.slot,
-        direction,
-        pad: [0; 3],
-    }
+const fn key(at: &At<'_>, verdict: &Verdict, line: u32, direction: u8) -> PendingKey {
+    PendingKey::new(at.endpoint.identity, line, verdict.remote.node, at.endpoint.slot, direction)
 }
 
 /// The pair's share of a window.
@@ -121,14 +153,14 @@ const fn or(set: u32, default: u32) -> u32 {
 }
 
 #[inline(always)]
-fn refuse<M: Maps>(maps: &M, at: &At<'_>, verdict: &Verdict, round: u8) -> u8 {
+fn refuse<M: Maps>(maps: &M, at: &At<'_>, verdict: &Verdict, line: u32, round: u8) -> u8 {
     if !at.config.has(config::flag::PARKING) || at.config.park_ifindex == 0 {
         return reason::AUTH_REQUIRED;
     }
-    if round >= limits::PARK_ROUNDS {
+    if round & !FROM_ADDRESS >= limits::PARK_ROUNDS {
         return reason::PARK_AGAIN;
     }
-    match maps.backoff(&auth_key(at.endpoint, verdict.remote)) {
+    match maps.backoff(&AuthKey { remote: line, ..auth_key(at.endpoint, verdict.remote) }) {
         Some(until) if until > maps.boot_now() => reason::AUTH_BACKOFF,
         _ => reason::PARKED,
     }

@@ -108,7 +108,7 @@ pub fn from_park<F: Frame + ?Sized, M: Maps>(frame: &F, maps: &M, errand: &mut E
     errand.ifindex = endpoint.ifindex;
     errand.macs =
         [to[0], to[1], to[2], to[3], to[4], to[5], from[0], from[1], from[2], from[3], from[4], from[5]];
-    errand.mark = MARK | u32::from(parked.round);
+    errand.mark = MARK | u32::from(parked.comes_back());
     if ingress { Action::ReleaseIn } else { Action::ReleaseOut }
 }
 

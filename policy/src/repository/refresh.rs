@@ -22,12 +22,10 @@ impl Refresh {
     #[must_use]
     pub fn growth(&self) -> (usize, usize) {
         let (mut exact, mut tries) = (BTreeSet::new(), BTreeSet::new());
-        for op in &self.ops {
+        for op in self.new_entries() {
             match op {
-                Op::SetExact(key, _) if !self.before.exact.contains_key(key) => drop(exact.insert(*key)),
-                Op::Set(key, bits, _) if !self.before.entries.contains_key(&(*key, *bits)) => {
-                    tries.insert((*key, *bits));
-                }
+                Op::SetExact(key, _) => drop(exact.insert(*key)),
+                Op::Set(key, bits, _) => drop(tries.insert((*key, *bits))),
                 _ => {}
             }
         }
@@ -38,21 +36,23 @@ impl Refresh {
     #[must_use]
     pub fn growth_by_rule(&self) -> BTreeMap<u32, usize> {
         let mut rules = BTreeMap::new();
-        let mut add = |rule: u32, is_new: bool| {
-            if is_new && rule != 0 {
-                *rules.entry(rule).or_default() += 1;
-            }
-        };
-        for op in &self.ops {
-            match op {
-                Op::SetExact(key, entry) => add(entry.rule_id, !self.before.exact.contains_key(key)),
-                Op::Set(key, bits, entry) => {
-                    add(entry.rule_id, !self.before.entries.contains_key(&(*key, *bits)));
-                }
-                _ => {}
+        for op in self.new_entries() {
+            if let Op::SetExact(_, entry) | Op::Set(_, _, entry) = op
+                && entry.rule_id != 0
+            {
+                *rules.entry(entry.rule_id).or_default() += 1;
             }
         }
         rules
+    }
+
+    /// What sets an entry under a key that had none.
+    fn new_entries(&self) -> impl Iterator<Item = &Op> {
+        self.ops.iter().filter(|op| match op {
+            Op::SetExact(key, _) => !self.before.exact.contains_key(key),
+            Op::Set(key, bits, _) => !self.before.entries.contains_key(&(*key, *bits)),
+            _ => false,
+        })
     }
 
     /// Takes the change back out of the policy; returns the operations that take it back out of the maps.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use countersign_certs::{Bundle, SpiffeId, Svid, SvidError, TrustDomain};
 use zeroize::Zeroize;
 
+use super::broker_api::SubscribeToX509svidResponse;
 use super::delegated::SubscribeToX509sviDsResponse;
 use super::proto::types::X509svid;
 use super::workload::X509svidResponse;
@@ -20,6 +21,8 @@ pub(super) enum Said {
     None(Vec<String>),
     /// There is one, but it is of no use.
     Useless(String),
+    /// SPIRE's agent has not attested the workload, and why.
+    Unattested(String),
 }
 
 /// The SVID of `id` in a message of the Delegated Identity API.
@@ -53,6 +56,23 @@ pub(super) fn workload(message: X509svidResponse, id: &SpiffeId) -> Said {
         key: entry.x509_svid_key,
     });
     choose(each.collect(), id)
+}
+
+/// The SVID of `id` in a message of the Broker API.
+pub(super) fn brokered(message: SubscribeToX509svidResponse, id: &SpiffeId) -> Said {
+    let each = message.svids.into_iter().take(MAX_SVIDS_PER_WORKLOAD).map(|entry| Candidate {
+        id: entry.spiffe_id,
+        chain: Chain::Concatenated(entry.x509_svid),
+        key: entry.x509_svid_key,
+    });
+    choose(each.collect(), id)
+}
+
+/// The authorities that come with the SVID of `id` in a message of the Workload API.
+pub(super) fn own_bundle(message: &X509svidResponse, id: &SpiffeId) -> Option<Arc<Bundle>> {
+    let wanted = id.to_string();
+    let entry = message.svids.iter().find(|entry| entry.spiffe_id == wanted)?;
+    Bundle::from_der(id.trust_domain(), &entry.bundle).ok().map(Arc::new)
 }
 
 struct Candidate {

@@ -58,13 +58,12 @@ pub fn kdf<const N: usize>(key: &[u8; 32], input: &[u8]) -> [Key; N] {
 }
 
 /// A ChaCha20-Poly1305 key that is used for many messages.
-pub struct Cipher(LessSafeKey);
+pub struct Cipher(Option<LessSafeKey>);
 
 impl Cipher {
     pub fn new(key: &[u8; 32]) -> Self {
-        let unbound = UnboundKey::new(&aead::CHACHA20_POLY1305, key);
-        // The one error there is: a key of another length.
-        Self(LessSafeKey::new(unbound.unwrap_or_else(|_| unreachable!("32 bytes are a ChaCha20 key"))))
+        // The library refuses keys of another length only. Should it refuse this one, nothing is sealed or opened.
+        Self(UnboundKey::new(&aead::CHACHA20_POLY1305, key).ok().map(LessSafeKey::new))
     }
 
     /// Four zero bytes and the counter, little-endian.
@@ -78,14 +77,16 @@ impl Cipher {
     pub fn seal(&self, counter: u64, ad: &[u8], text: &mut [u8]) -> Result<(), Forged> {
         let end = text.len().checked_sub(TAG).ok_or(Forged)?;
         let (plain, tag) = text.split_at_mut(end);
-        let made = self.0.seal_in_place_separate_tag(Self::nonce(counter), aead::Aad::from(ad), plain);
+        let key = self.0.as_ref().ok_or(Forged)?;
+        let made = key.seal_in_place_separate_tag(Self::nonce(counter), aead::Aad::from(ad), plain);
         tag.copy_from_slice(made.map_err(|_| Forged)?.as_ref());
         Ok(())
     }
 
     /// Opens `text`, whose last bytes are the tag, in place.
     pub fn open<'a>(&self, counter: u64, ad: &[u8], text: &'a mut [u8]) -> Result<&'a mut [u8], Forged> {
-        self.0.open_in_place(Self::nonce(counter), aead::Aad::from(ad), text).map_err(|_| Forged)
+        let key = self.0.as_ref().ok_or(Forged)?;
+        key.open_in_place(Self::nonce(counter), aead::Aad::from(ad), text).map_err(|_| Forged)
     }
 }
 

@@ -55,7 +55,9 @@ proptest! {
     #[test]
     fn it_goes_on_where_it_was(before in counters(), after in counters()) {
         let mut replay = Replay::default();
-        before.iter().for_each(|counter| drop(replay.accept(*counter)));
+        for counter in before {
+            let _ = replay.accept(counter);
+        }
         let (next, ring) = replay.snapshot();
         let mut restored = Replay::restored(next, ring).unwrap();
         for counter in after {

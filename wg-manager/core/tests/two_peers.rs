@@ -13,6 +13,8 @@ use countersign_wg_core::{
 };
 use countersign_wg_proto::{PresharedKey, PrivateKey, PublicKey};
 use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 
 /// Not random at all, but never the same twice.
 struct Numbers(u64);
@@ -387,6 +389,68 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     prop::collection::vec(event, 1..300)
 }
 
+fn survive(events: Vec<Event>) -> Result<(), TestCaseError> {
+    let mut world = World::new();
+    let mut sent = [0_u32; 2];
+    for event in events {
+        match event {
+            Event::Send(at) => {
+                world.send(at, &packet(sent[at]));
+                sent[at] += 1;
+            }
+            Event::Arrive(at) => world.arrive(at),
+            Event::Lose(at) => drop(world.wires[at].pop_front()),
+            Event::Repeat(at) => {
+                let again = world.wires[at].front().cloned();
+                world.wires[at].extend(again);
+            }
+            Event::Swap(at) => world.wires[at].rotate_left(world.wires[at].len().min(1)),
+            Event::Flip(at, bit) => {
+                if let Some(message) = world.wires[at].front_mut().filter(|message| !message.is_empty()) {
+                    let bit = bit % (message.len() * 8);
+                    message[bit / 8] ^= 1 << (bit % 8);
+                }
+            }
+            Event::Noise(at, bytes) => world.wires[at].push_back(bytes),
+            Event::Wait(time) => world.wait(time),
+        }
+    }
+    for at in 0..2 {
+        let mut numbers: Vec<u32> = world.sides[1 - at]
+            .heard
+            .iter()
+            .map(|packet| u32::from_be_bytes(packet[..4].try_into().unwrap()))
+            .collect();
+        prop_assert!(
+            world.sides[1 - at]
+                .heard
+                .iter()
+                .all(|bytes| bytes.len() == 64 && bytes[4..].iter().all(|byte| *byte == 7))
+        );
+        let all = numbers.len();
+        numbers.sort_unstable();
+        numbers.dedup();
+        prop_assert_eq!(numbers.len(), all, "something arrived twice");
+        prop_assert!(numbers.last().is_none_or(|last| *last < sent[at]));
+    }
+    // A quiet network, and time for whoever was given up to be asked again.
+    for _ in 0..4 {
+        world.settle();
+        world.wait(REKEY_TIMEOUT + SECOND);
+    }
+    world.settle();
+    for at in 0..2 {
+        let before = world.sides[1 - at].heard.len();
+        world.send(at, &packet(sent[at]));
+        world.settle();
+        world.wait(REKEY_TIMEOUT + SECOND);
+        world.settle();
+        prop_assert!(world.sides[1 - at].heard.len() > before, "it does not heal");
+        prop_assert_eq!(world.sides[1 - at].heard.last(), Some(&packet(sent[at])));
+    }
+    Ok(())
+}
+
 fn cases() -> u32 {
     std::env::var("CS_PROPTEST_CASES").map_or(300, |cases| cases.parse().expect("a number"))
 }
@@ -398,56 +462,7 @@ proptest! {
     /// everything that is sent arrives.
     #[test]
     fn nothing_is_forged_or_repeated_and_it_always_heals(events in events()) {
-        let mut world = World::new();
-        let mut sent = [0_u32; 2];
-        for event in events {
-            match event {
-                Event::Send(at) => {
-                    world.send(at, &packet(sent[at]));
-                    sent[at] += 1;
-                }
-                Event::Arrive(at) => world.arrive(at),
-                Event::Lose(at) => drop(world.wires[at].pop_front()),
-                Event::Repeat(at) => {
-                    let again = world.wires[at].front().cloned();
-                    world.wires[at].extend(again);
-                }
-                Event::Swap(at) => world.wires[at].rotate_left(world.wires[at].len().min(1)),
-                Event::Flip(at, bit) => {
-                    if let Some(message) = world.wires[at].front_mut().filter(|message| !message.is_empty()) {
-                        let bit = bit % (message.len() * 8);
-                        message[bit / 8] ^= 1 << (bit % 8);
-                    }
-                }
-                Event::Noise(at, bytes) => world.wires[at].push_back(bytes),
-                Event::Wait(time) => world.wait(time),
-            }
-        }
-        for at in 0..2 {
-            let mut numbers: Vec<u32> = world.sides[1 - at].heard.iter()
-                .map(|packet| u32::from_be_bytes(packet[..4].try_into().unwrap())).collect();
-            prop_assert!(world.sides[1 - at].heard.iter().all(|bytes| bytes.len() == 64 && bytes[4..].iter().all(|byte| *byte == 7)));
-            let all = numbers.len();
-            numbers.sort_unstable();
-            numbers.dedup();
-            prop_assert_eq!(numbers.len(), all, "something arrived twice");
-            prop_assert!(numbers.last().is_none_or(|last| *last < sent[at]));
-        }
-        // A quiet network, and time for whoever was given up to be asked again.
-        for _ in 0..4 {
-            world.settle();
-            world.wait(REKEY_TIMEOUT + SECOND);
-        }
-        world.settle();
-        for at in 0..2 {
-            let before = world.sides[1 - at].heard.len();
-            world.send(at, &packet(sent[at]));
-            world.settle();
-            world.wait(REKEY_TIMEOUT + SECOND);
-            world.settle();
-            prop_assert!(world.sides[1 - at].heard.len() > before, "it does not heal");
-            prop_assert_eq!(world.sides[1 - at].heard.last(), Some(&packet(sent[at])));
-        }
+        survive(events)?;
     }
 
     /// Noise with a valid first word and length changes nothing and stops nobody.
@@ -473,4 +488,25 @@ proptest! {
         world.settle();
         prop_assert_eq!(world.sides[1].heard.len(), 2);
     }
+}
+
+/// The same for longer: `cargo xtask fuzz wireguard --minutes 30`.
+#[test]
+fn messages_on_a_bad_network_do_no_harm() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let (seed, seconds) = (number("CS_FUZZ_SEED").unwrap_or(1), number("CS_FUZZ_SECONDS"));
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    let mut runner = TestRunner::new_with_rng(ProptestConfig::default(), rng);
+    let (began, mut worlds, mut happened) = (std::time::Instant::now(), 0, 0);
+    while seconds.map_or(worlds < 20, |seconds| began.elapsed().as_secs() < seconds) {
+        let events = events().new_tree(&mut runner).unwrap().current();
+        happened += events.len();
+        if let Err(error) = survive(events.clone()) {
+            panic!("{error}: {events:?}");
+        }
+        worlds += 1;
+    }
+    println!("seed {seed}, {:?}: {worlds} pairs, {happened} events", began.elapsed());
 }

@@ -53,6 +53,60 @@ impl NodeKey {
     pub fn public(&self) -> PublicKey {
         self.private.public()
     }
+
+    fn follows(&self, before: &Self) -> bool {
+        self.epoch > before.epoch && (self.epoch ^ before.epoch) & 1 == 1
+    }
+}
+
+/// This node's keys: the one it has, and while it changes keys the next one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeKeys {
+    /// The key that everybody is to know.
+    pub current: NodeKey,
+    /// What takes its place when everybody does.
+    pub next: Option<NodeKey>,
+}
+
+impl NodeKeys {
+    /// What is in `directory`; a first key is made and stored when there is none.
+    pub fn open(directory: &Path) -> Result<Self, Error> {
+        let current = load_or_create(&current_file(directory))?;
+        // One that is not later was left behind by hand: it would be refused by everybody.
+        let next = load(&next_file(directory))?.filter(|next| next.follows(&current));
+        Ok(Self { current, next })
+    }
+
+    /// The same with a next key, made and stored when there is none.
+    pub fn with_next(&self, directory: &Path) -> Result<Self, Error> {
+        if self.next.is_some() {
+            return Ok(self.clone());
+        }
+        let next = generate(Some(self.current.epoch))?;
+        store(&next_file(directory), &next)?;
+        Ok(Self { next: Some(next), ..self.clone() })
+    }
+
+    /// The next key alone. The old one is in no file any more.
+    pub fn without_old(&self, directory: &Path) -> Result<Self, Error> {
+        let Some(next) = self.next.clone() else { return Ok(self.clone()) };
+        let (from, path) = (next_file(directory), current_file(directory));
+        std::fs::rename(from, &path).map_err(|source| Error::Io { path, source })?;
+        Ok(Self { current: next, next: None })
+    }
+
+    /// Both, or the only one.
+    pub fn iter(&self) -> impl Iterator<Item = &NodeKey> {
+        std::iter::once(&self.current).chain(&self.next)
+    }
+}
+
+fn current_file(directory: &Path) -> PathBuf {
+    directory.join("wireguard.key")
+}
+
+fn next_file(directory: &Path) -> PathBuf {
+    directory.join("wireguard-next.key")
 }
 
 /// The key in `path`; made and stored when there is none.
@@ -60,19 +114,26 @@ pub fn load_or_create(path: &Path) -> Result<NodeKey, Error> {
     match load(path)? {
         Some(key) => Ok(key),
         None => {
-            let key = generate(0)?;
+            let key = generate(None)?;
             store(path, &key)?;
             Ok(key)
         }
     }
 }
 
-/// A new key whose epoch is later than `after`.
-pub fn generate(after: u64) -> Result<NodeKey, Error> {
+/// A new key: a node's first one, or one whose epoch is later than `after` and of the other kind, so that both can
+/// be in use at the same time ([`countersign_wg_proto::Slot`]). First ones are of one kind: while nobody has changed
+/// keys, everybody needs one device.
+pub fn generate(after: Option<u64>) -> Result<NodeKey, Error> {
     let mut bytes = Zeroizing::new([0; 32]);
     rand::rngs::OsRng.try_fill_bytes(&mut *bytes)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
-    let epoch = u64::try_from(now).unwrap_or(0).max(after.saturating_add(1));
+    let now = u64::try_from(now).unwrap_or(0);
+    let epoch = match after {
+        None => now & !1,
+        Some(after) if now > after => now - ((now - after + 1) & 1),
+        Some(after) => after.saturating_add(1),
+    };
     Ok(NodeKey { private: PrivateKey::from_bytes(*bytes), epoch })
 }
 
@@ -157,11 +218,34 @@ mod tests {
         let dir = directory();
         let path = dir.path().join("wireguard.key");
         let old = load_or_create(&path).unwrap();
-        let new = generate(old.epoch).unwrap();
+        let new = generate(Some(old.epoch)).unwrap();
         store(&path, &new).unwrap();
-        assert!(new.epoch > old.epoch && new.private != old.private);
+        assert!(new.follows(&old) && new.private != old.private);
         assert_eq!(load(&path).unwrap(), Some(new));
-        assert_eq!(generate(u64::MAX - 1).unwrap().epoch, u64::MAX);
+        assert_eq!(generate(Some(u64::MAX - 1)).unwrap().epoch, u64::MAX);
+        for after in [0, 1, old.epoch - 7, old.epoch + 1_000_000] {
+            let next = generate(Some(after)).unwrap().epoch;
+            assert!(next > after && (next ^ after) & 1 == 1, "{next} after {after}");
+        }
+        assert_eq!(old.epoch & 1, 0);
+    }
+
+    #[test]
+    fn the_next_key_takes_the_place_of_the_old_one_over_restarts() {
+        let dir = directory();
+        let first = NodeKeys::open(dir.path()).unwrap();
+        assert_eq!(first.next, None);
+        let both = first.with_next(dir.path()).unwrap();
+        assert_eq!(both.with_next(dir.path()).unwrap(), both, "there is one already");
+        assert_eq!(NodeKeys::open(dir.path()).unwrap(), both);
+        let last = both.without_old(dir.path()).unwrap();
+        assert_eq!((Some(&last.current), &last.next), (both.next.as_ref(), &None));
+        assert_eq!(NodeKeys::open(dir.path()).unwrap(), last);
+        assert_eq!(last.without_old(dir.path()).unwrap(), last);
+        // What somebody put there is not a next key.
+        store(&dir.path().join("wireguard-next.key"), &both.current).unwrap();
+        assert_eq!(NodeKeys::open(dir.path()).unwrap(), last);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 
     #[test]

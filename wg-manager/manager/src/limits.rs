@@ -10,6 +10,11 @@ pub const UAPI_TIMEOUT: Duration = Duration::from_secs(5);
 pub const OPS_PER_REQUEST: usize = 256;
 /// How often the device is compared with what it should be. Someone's `wg set` is undone within this time.
 pub const RECONCILE_EVERY: Duration = Duration::from_secs(2);
+/// The same while packets are to move to a tunnel as soon as it has a session: the old one is closed some seconds
+/// after everybody has moved, and nobody is kept waiting for that.
+pub const LOOK_FOR_SESSION_EVERY: Duration = Duration::from_millis(200);
+/// How long the data plane's program may take to be ready. It gives itself up after 10 s.
+pub const START_TIMEOUT: Duration = Duration::from_secs(15);
 /// First wait after a failed reconcile; doubles up to [`RECONCILE_EVERY`].
 pub const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// Commands waiting for the manager's task. Callers wait when it is full.

@@ -1,8 +1,9 @@
-//! The device as the kernel sees it: up, MTU, and the routes that lead into it.
+//! The devices as the kernel sees them: up, MTU, and the routes that lead into them.
 //!
-//! Every remote pod prefix gets two routes: one into the device (only if its node's key is proved), and a
+//! Every remote pod prefix gets two routes: one into a device (only if its node's key is proved), and a
 //! fallback of type `unreachable` with the worst metric. When the device goes away its routes go with it,
-//! and the fallback keeps pod packets from taking the default route in the clear.
+//! and the fallback keeps pod packets from taking the default route in the clear. A route moves from one device to
+//! another in one step: at no time is there none.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -54,14 +55,24 @@ pub enum Via {
     Unreachable,
 }
 
-/// The routes there should be: for each remote prefix, whether it may use the device.
-pub type Wanted = BTreeMap<IpNet, bool>;
+/// Where packets to a prefix should go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// Into the device with this index.
+    Device(u32),
+    /// Nowhere.
+    Nowhere,
+    /// Where they go now: whatever that is, it is not known better at the moment.
+    Unchanged,
+}
+
+/// The routes there are, of this crate's.
+pub type Routes = BTreeSet<(IpNet, Via)>;
 
 /// A netlink connection to the network namespace it was made in.
 #[derive(Debug)]
 pub struct Link {
     handle: Handle,
-    device: String,
     mtu: u32,
     connection: tokio::task::JoinHandle<()>,
 }
@@ -74,63 +85,78 @@ impl Drop for Link {
 
 impl Link {
     /// Connect. Must be called within a tokio runtime, on a thread in the device's network namespace.
-    pub fn new(device: &str, mtu: u32) -> Result<Self, Error> {
+    pub fn new(mtu: u32) -> Result<Self, Error> {
         let (connection, handle, _) = rtnetlink::new_connection()?;
         let connection = tokio::spawn(connection);
-        Ok(Self { handle, device: device.to_owned(), mtu, connection })
+        Ok(Self { handle, mtu, connection })
     }
 
     /// Give every remote prefix its fallback route. True if something had to be changed.
-    pub async fn set_fallbacks(&self, wanted: &Wanted) -> Result<bool, Error> {
+    pub async fn set_fallbacks(&self, nets: impl Iterator<Item = &IpNet>) -> Result<bool, Error> {
         let existing = self.own_routes().await?;
-        let goal: BTreeSet<(IpNet, Via)> = wanted.keys().map(|net| (*net, Via::Unreachable)).collect();
+        let goal: Routes = nets.map(|net| (*net, Via::Unreachable)).collect();
         self.add_routes(goal.difference(&existing)).await
     }
 
-    /// Bring the device up, lead into it what may go there, and take away routes that should not be. True if
-    /// something had to be changed.
+    /// Lead into devices what may go there, and take away routes that should not be. True if something had to be
+    /// changed.
     ///
     /// With [`Shrink::Forbidden`], routes of prefixes that `wanted` does not name stay.
-    pub async fn set_device_routes(&self, wanted: &Wanted, shrink: Shrink) -> Result<bool, Error> {
-        let link = self.find_link().await?;
-        let mut changed = self.bring_up(&link).await?;
+    pub async fn set_routes(&self, wanted: &BTreeMap<IpNet, Target>, shrink: Shrink) -> Result<bool, Error> {
         let existing = self.own_routes().await?;
-        let through = Via::Device(link.header.index);
         let fallback = wanted.keys().map(|net| (*net, Via::Unreachable));
-        let allowed = wanted.iter().filter(|(_, allowed)| **allowed).map(|(net, _)| (*net, through));
-        let goal: BTreeSet<(IpNet, Via)> = fallback.chain(allowed).collect();
-        changed |= self.add_routes(goal.difference(&existing)).await?;
-        let known = |net: &IpNet| shrink == Shrink::Allowed || wanted.contains_key(net);
-        changed |= self.remove_routes(existing.difference(&goal).filter(|(net, _)| known(net))).await?;
+        let through = wanted.iter().filter_map(|(net, target)| match target {
+            Target::Device(index) => Some((*net, Via::Device(*index))),
+            Target::Nowhere | Target::Unchanged => None,
+        });
+        let goal: Routes = fallback.chain(through).collect();
+        let mut changed = self.add_routes(goal.difference(&existing)).await?;
+        let may_go = |net: &IpNet| match wanted.get(net) {
+            Some(target) => *target != Target::Unchanged,
+            None => shrink == Shrink::Allowed,
+        };
+        changed |= self.remove_routes(existing.difference(&goal).filter(|(net, _)| may_go(net))).await?;
         Ok(changed)
     }
 
-    async fn find_link(&self) -> Result<LinkMessage, Error> {
-        let mut found = self.handle.link().get().match_name(self.device.clone()).execute();
+    async fn find_link(&self, device: &str) -> Result<Option<LinkMessage>, Error> {
+        let mut found = self.handle.link().get().match_name(device.to_owned()).execute();
         match within("finding the device", found.try_next()).await {
-            Ok(Some(link)) => Ok(link),
-            Ok(None) => Err(Error::NoDevice(self.device.clone())),
             Err(Error::Request { source: rtnetlink::Error::NetlinkError(error), .. })
                 if error.raw_code() == -libc::ENODEV =>
             {
-                Err(Error::NoDevice(self.device.clone()))
+                Ok(None)
             }
-            Err(error) => Err(error),
+            other => other,
         }
     }
 
-    async fn bring_up(&self, link: &LinkMessage) -> Result<bool, Error> {
+    /// Bring a device up, with its MTU. Returns its index, and whether something had to be changed.
+    pub async fn bring_up(&self, device: &str) -> Result<(u32, bool), Error> {
+        let Some(link) = self.find_link(device).await? else {
+            return Err(Error::NoDevice(device.to_owned()));
+        };
+        let index = link.header.index;
         let up = link.header.flags.contains(LinkFlags::Up);
         let has_mtu = |attribute: &LinkAttribute| *attribute == LinkAttribute::Mtu(self.mtu);
         if up && link.attributes.iter().any(has_mtu) {
-            return Ok(false);
+            return Ok((index, false));
         }
-        let request = LinkUnspec::new_with_index(link.header.index).mtu(self.mtu).up().build();
+        loosen(device);
+        let request = LinkUnspec::new_with_index(index).mtu(self.mtu).up().build();
         within("bringing the device up", self.handle.link().set(request).execute()).await?;
+        Ok((index, true))
+    }
+
+    /// Delete a device, if it is there: what serves it ends.
+    pub async fn delete(&self, device: &str) -> Result<bool, Error> {
+        let Some(link) = self.find_link(device).await? else { return Ok(false) };
+        within("deleting a device", self.handle.link().del(link.header.index).execute()).await?;
         Ok(true)
     }
 
-    async fn own_routes(&self) -> Result<BTreeSet<(IpNet, Via)>, Error> {
+    /// The routes that this crate made.
+    pub async fn own_routes(&self) -> Result<Routes, Error> {
         let mut own = BTreeSet::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut request = RouteMessage::default();
@@ -164,6 +190,19 @@ impl Link {
             changed = true;
         }
         Ok(changed)
+    }
+}
+
+/// While packets of a node come by one device and go by another, a strict reverse path filter would drop them.
+fn loosen(device: &str) {
+    let setting = |of: &str| format!("/proc/sys/net/ipv4/conf/{of}/rp_filter");
+    let read = |of: &str| std::fs::read_to_string(setting(of)).ok()?.trim().parse::<u8>().ok();
+    // The larger one of the two is in force; 2 is loose.
+    let strictness = read("all").max(read(device));
+    if strictness == Some(1)
+        && let Err(error) = std::fs::write(setting(device), "2")
+    {
+        tracing::warn!(device, %error, "strict reverse path filter: packets get lost while keys change");
     }
 }
 

@@ -1,26 +1,29 @@
-//! The task that owns the device, and the handle to it.
+//! The handle to the task that owns the devices.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use countersign_wg_proto::{Desired, Goal, Op, PresharedKey, PublicKey, plan};
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep_until};
+use countersign_wg_proto::{Desired, PresharedKey, PublicKey, Slot, Way};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::keys::{self, NodeKey};
-use crate::limits::{COMMANDS, KEEPALIVE_SECONDS, RECONCILE_EVERY, RETRY_FIRST};
+use crate::keeper::{Command, Keeper};
+use crate::keys::{self, NodeKeys};
+use crate::limits::{COMMANDS, KEEPALIVE_SECONDS, RECONCILE_EVERY};
 use crate::link::{self, Link};
-use crate::status::{self, Status};
-use crate::uapi::{self, SOCKET_DIR, Uapi};
+use crate::status::Status;
+use crate::uapi::SOCKET_DIR;
 
 /// Settings of a [`Manager`].
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The device's name.
+    /// The first device's name. It is there without the manager's doing; the others, which are needed while somebody
+    /// changes keys, and are made and deleted, have its name with another number at the end.
     pub device: String,
-    /// UDP port of the device.
+    /// UDP port of the first device; the others have the three ports after it.
     pub listen_port: u16,
+    /// The program that makes a device.
+    pub program: PathBuf,
     /// Directory of the key file.
     pub run_dir: PathBuf,
     /// Directory of the device's UAPI socket.
@@ -39,6 +42,7 @@ impl Default for Config {
         Self {
             device: "cs_wg0".to_owned(),
             listen_port: 51871,
+            program: PathBuf::from("countersign-wg"),
             run_dir: PathBuf::from("/run/countersign"),
             uapi_dir: PathBuf::from(SOCKET_DIR),
             mtu: 1420,
@@ -75,41 +79,85 @@ pub struct Problems(pub Vec<String>);
 #[derive(Debug, Clone)]
 pub struct Manager {
     commands: mpsc::Sender<Command>,
-    public_key: PublicKey,
-    epoch: u64,
+    keys: watch::Receiver<OwnKeys>,
+    ways: watch::Receiver<BTreeMap<String, Way>>,
 }
 
-#[derive(Debug)]
-enum Command {
-    SetPeers(Box<Desired>, oneshot::Sender<Result<(), Problems>>),
-    Reconcile(oneshot::Sender<Result<(), Problems>>),
-    Status(oneshot::Sender<Status>),
-    PresharedKeys(oneshot::Sender<BTreeMap<PublicKey, PresharedKey>>),
+/// A key of this node, as it is announced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OwnKey {
+    /// The public half.
+    pub public_key: PublicKey,
+    /// Its epoch.
+    pub epoch: u64,
+}
+
+/// The keys of this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OwnKeys {
+    /// The one it has.
+    pub current: OwnKey,
+    /// What takes its place, while it changes keys.
+    pub next: Option<OwnKey>,
+}
+
+impl OwnKeys {
+    /// All of them, the latest first.
+    pub fn iter(&self) -> impl Iterator<Item = OwnKey> + use<> {
+        self.next.into_iter().chain([self.current])
+    }
+
+    pub(crate) fn of(keys: &NodeKeys) -> Self {
+        let own = |key: &keys::NodeKey| OwnKey { public_key: key.public(), epoch: key.epoch };
+        Self { current: own(&keys.current), next: keys.next.as_ref().map(own) }
+    }
 }
 
 impl Manager {
     /// Load (or make) the key, and begin to keep the device right. Must be called within a tokio runtime in
     /// the network namespace of the device. The data plane need not be there yet.
     pub async fn new(config: Config) -> Result<Self, Error> {
-        let path = config.run_dir.join("wireguard.key");
-        let key = tokio::task::spawn_blocking(move || keys::load_or_create(&path));
-        let key = key.await.map_err(|_| Error::Ended)??;
-        let link = Link::new(&config.device, config.mtu)?;
+        let directory = config.run_dir.clone();
+        let keys = tokio::task::spawn_blocking(move || NodeKeys::open(&directory));
+        let keys = keys.await.map_err(|_| Error::Ended)??;
+        let link = Link::new(config.mtu)?;
         let (commands, inbox) = mpsc::channel(COMMANDS);
-        let manager = Self { commands, public_key: key.public(), epoch: key.epoch };
-        tracing::info!(device = config.device, public_key = %manager.public_key, "WireGuard manager starts");
-        tokio::spawn(Keeper::new(config, key, link).run(inbox));
+        let (tell_keys, own) = watch::channel(OwnKeys::of(&keys));
+        let (tell_ways, ways) = watch::channel(BTreeMap::new());
+        let manager = Self { commands, keys: own, ways };
+        tracing::info!(device = config.device, public_key = %manager.public_key(), "WireGuard manager starts");
+        tokio::spawn(Keeper::new(config, keys, link, (tell_keys, tell_ways)).run(inbox));
         Ok(manager)
     }
 
     /// This node's public key, to be announced.
-    pub const fn public_key(&self) -> PublicKey {
-        self.public_key
+    pub fn public_key(&self) -> PublicKey {
+        self.keys().current.public_key
     }
 
     /// The epoch of this node's key, to be announced with it.
-    pub const fn epoch(&self) -> u64 {
-        self.epoch
+    pub fn epoch(&self) -> u64 {
+        self.keys().current.epoch
+    }
+
+    /// This node's key and, while it changes keys, the next one.
+    pub fn keys(&self) -> OwnKeys {
+        *self.keys.borrow()
+    }
+
+    /// Make a next key, beside the one that is; nothing is changed if there is one.
+    pub async fn begin_rotation(&self) -> Result<OwnKeys, Error> {
+        Ok(self.ask(Command::BeginRotation).await??)
+    }
+
+    /// The next key becomes the node's only one. The old one is forgotten.
+    pub async fn end_old_key(&self) -> Result<OwnKeys, Error> {
+        Ok(self.ask(Command::EndOldKey).await??)
+    }
+
+    /// By which tunnel packets go to each node.
+    pub fn ways(&self) -> BTreeMap<String, Way> {
+        self.ways.borrow().clone()
     }
 
     /// This is what is known about the cluster now. Returns when it was carried out, or with what could not
@@ -123,8 +171,8 @@ impl Manager {
         Ok(self.ask(Command::Reconcile).await??)
     }
 
-    /// The preshared keys that the device has; none while it does not answer.
-    pub async fn preshared_keys(&self) -> Result<BTreeMap<PublicKey, PresharedKey>, Error> {
+    /// The preshared keys that the devices have; none of those that do not answer.
+    pub async fn preshared_keys(&self) -> Result<BTreeMap<Way, PresharedKey>, Error> {
         self.ask(Command::PresharedKeys).await
     }
 
@@ -140,195 +188,28 @@ impl Manager {
     }
 }
 
-/// The state of the task.
-struct Keeper {
-    config: Config,
-    key: NodeKey,
-    uapi: Uapi,
-    link: Link,
-    desired: Desired,
-    goal: Goal,
-    /// What the last turn could not do.
-    failures: Vec<String>,
-    repairs: u64,
-    /// The goal was reached once: whatever is to be done now is a repair.
-    reached: bool,
-    retry_after: Duration,
-    next: Instant,
+impl Config {
+    /// The name of a device.
+    pub fn device_of(&self, slot: Slot) -> String {
+        if slot == Slot::default() {
+            return self.device.clone();
+        }
+        let stem = self.device.strip_suffix('0').unwrap_or(&self.device);
+        format!("{stem}{}", slot.number())
+    }
 }
 
-impl Keeper {
-    fn new(config: Config, key: NodeKey, link: Link) -> Self {
-        let desired = Desired::default();
-        Self {
-            uapi: Uapi::new(&config.uapi_dir, &config.device),
-            goal: desired.goal(config.keepalive, unix_now()),
-            config,
-            key,
-            link,
-            desired,
-            failures: Vec::new(),
-            repairs: 0,
-            reached: false,
-            retry_after: RETRY_FIRST,
-            next: Instant::now(),
-        }
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
-        loop {
-            tokio::select! {
-                command = inbox.recv() => match command {
-                    Some(command) => self.obey(command).await,
-                    None => return,
-                },
-                () = sleep_until(self.next) => {
-                    let _ = self.turn().await;
-                }
-            }
-        }
-    }
-
-    async fn obey(&mut self, command: Command) {
-        // Whoever asked may have stopped listening; that changes nothing.
-        match command {
-            Command::SetPeers(desired, reply) => {
-                self.desired = *desired;
-                self.reached = false;
-                let _ = reply.send(self.turn().await);
-            }
-            Command::Reconcile(reply) => {
-                let _ = reply.send(self.turn().await);
-            }
-            Command::PresharedKeys(reply) => {
-                let _ = reply.send(self.preshared_keys().await);
-            }
-            Command::Status(reply) => {
-                let _ = reply.send(self.status().await);
-            }
-        }
-    }
-
-    /// One comparison, and what follows from it.
-    async fn turn(&mut self) -> Result<(), Problems> {
-        self.refresh_goal();
-        let mut failures = Vec::new();
-        // The fallback routes come first: they must be there also when the data plane is not.
-        let mut changed = note(self.link.set_fallbacks(&self.goal.routes).await, &mut failures);
-        let device = self.set_device().await;
-        let device_answers = device.is_ok();
-        changed |= note(device, &mut failures);
-        if device_answers {
-            let shrink = self.goal.shrink;
-            changed |= note(self.link.set_device_routes(&self.goal.routes, shrink).await, &mut failures);
-        }
-        self.finish(changed, failures)
-    }
-
-    fn refresh_goal(&mut self) {
-        let now = unix_now();
-        let stale = !self.reached || self.goal.valid_until.is_some_and(|until| until <= now);
-        if stale {
-            self.reached = false;
-            self.goal = self.desired.goal(self.config.keepalive, now);
-            self.goal.device.private_key = Some(self.key.private.clone());
-            self.goal.device.listen_port = self.config.listen_port;
-        }
-    }
-
-    async fn set_device(&self) -> Result<bool, uapi::Error> {
-        let observed = self.uapi.get().await?;
-        let ops = plan(&self.goal.device, &observed.device, self.goal.shrink);
-        if ops.is_empty() {
-            return Ok(false);
-        }
-        for op in &ops {
-            log(op);
-        }
-        self.uapi.apply(&ops).await?;
-        Ok(true)
-    }
-
-    fn finish(&mut self, changed: bool, failures: Vec<String>) -> Result<(), Problems> {
-        if changed && self.reached {
-            self.repairs = self.repairs.saturating_add(1);
-            tracing::warn!(
-                device = self.config.device,
-                "device or routes had been changed, and are repaired"
-            );
-        }
-        if failures != self.failures {
-            for failure in &failures {
-                tracing::warn!(device = self.config.device, "{failure}");
-            }
-        }
-        self.failures = failures;
-        if self.failures.is_empty() {
-            self.reached = true;
-            self.retry_after = RETRY_FIRST.min(self.config.reconcile_every);
-            self.next = Instant::now() + self.config.reconcile_every;
-        } else {
-            self.reached = false;
-            self.next = Instant::now() + self.retry_after;
-            self.retry_after = (self.retry_after * 2).min(self.config.reconcile_every);
-        }
-        let problems = self.problems();
-        if problems.is_empty() { Ok(()) } else { Err(Problems(problems)) }
-    }
-
-    fn problems(&self) -> Vec<String> {
-        self.failures.iter().chain(&self.goal.problems).cloned().collect()
-    }
-
-    async fn preshared_keys(&self) -> BTreeMap<PublicKey, PresharedKey> {
-        let Ok(observed) = self.uapi.get().await else { return BTreeMap::new() };
-        let peers = observed.device.peers.into_iter();
-        peers.filter_map(|(key, peer)| Some((key, peer.preshared_key?))).collect()
-    }
-
-    async fn status(&self) -> Status {
-        let mut status = Status {
-            device: self.config.device.clone(),
-            backend: "userspace",
-            public_key: Some(self.key.public()),
-            repairs: self.repairs,
-            errors: self.problems(),
-            ..Status::default()
+    #[test]
+    fn devices_have_names_of_their_own() {
+        let names = |device: &str| {
+            let config = Config { device: device.to_owned(), ..Config::default() };
+            Slot::ALL.map(|slot| config.device_of(slot))
         };
-        match self.uapi.get().await {
-            Ok(observed) => {
-                status.listen_port = observed.device.listen_port;
-                status.peers = status::peers(&observed, &self.goal);
-            }
-            Err(error) => {
-                let error = error.to_string();
-                if !status.errors.contains(&error) {
-                    status.errors.insert(0, error);
-                }
-            }
-        }
-        status
+        assert_eq!(names("cs_wg0"), ["cs_wg0", "cs_wg1", "cs_wg2", "cs_wg3"]);
+        assert_eq!(names("tunnel"), ["tunnel", "tunnel1", "tunnel2", "tunnel3"]);
     }
-}
-
-fn note<E: std::fmt::Display>(result: Result<bool, E>, failures: &mut Vec<String>) -> bool {
-    result.unwrap_or_else(|error| {
-        failures.push(error.to_string());
-        false
-    })
-}
-
-fn log(op: &Op) {
-    match op {
-        Op::SetPrivateKey(_) => tracing::info!("setting the device's key"),
-        Op::SetListenPort(port) => tracing::info!(port, "setting the device's port"),
-        Op::AddPeer { key, peer } => tracing::info!(peer = %key, endpoint = ?peer.endpoint, "adding a peer"),
-        Op::UpdatePeer { key, .. } => tracing::debug!(peer = %key, "updating a peer"),
-        Op::ShrinkAllowedIps { key, .. } => tracing::info!(peer = %key, "taking prefixes from a peer"),
-        Op::RemovePeer { key } => tracing::info!(peer = %key, "removing a peer"),
-    }
-}
-
-fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

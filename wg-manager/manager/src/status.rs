@@ -8,13 +8,13 @@ use ipnet::IpNet;
 /// The device and its peers, as they are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Status {
-    /// Name of the device.
+    /// Name of the device, or of all of them, with commas between.
     pub device: String,
     /// What carries the packets: `userspace`.
     pub backend: &'static str,
     /// This node's public key.
     pub public_key: Option<PublicKey>,
-    /// The port the device listens on; 0 while it is not there.
+    /// The port the (first) device listens on; 0 while it is not there.
     pub listen_port: u16,
     /// Peers, by node name.
     pub peers: Vec<PeerStatus>,
@@ -29,6 +29,8 @@ pub struct Status {
 pub struct PeerStatus {
     /// The node; empty for a peer that somebody else added and that has not been removed yet.
     pub node: String,
+    /// The device it is a peer of.
+    pub device: String,
     /// Its key.
     pub public_key: PublicKey,
     /// Where it was heard last.
@@ -50,19 +52,17 @@ pub struct PeerStatus {
 }
 
 /// The peers of `observed`, with the names that `goal` has for them.
-pub(crate) fn peers(observed: &Observed, goal: &Goal) -> Vec<PeerStatus> {
-    let mut peers: Vec<PeerStatus> =
-        observed.device.peers.keys().map(|key| peer(key, observed, goal)).collect();
-    peers.sort_by(|a, b| (&a.node, a.public_key).cmp(&(&b.node, b.public_key)));
-    peers
+pub(crate) fn peers(device: &str, observed: &Observed, goal: &Goal) -> Vec<PeerStatus> {
+    observed.device.peers.keys().map(|key| peer(device, key, observed, goal)).collect()
 }
 
-fn peer(key: &PublicKey, observed: &Observed, goal: &Goal) -> PeerStatus {
+fn peer(device: &str, key: &PublicKey, observed: &Observed, goal: &Goal) -> PeerStatus {
     let configured = observed.device.peers.get(key).cloned().unwrap_or_default();
     let stats = observed.stats.get(key).copied().unwrap_or_default();
     let attested = goal.names.get(key);
     PeerStatus {
         node: attested.map_or_else(String::new, |key| key.node().to_owned()),
+        device: device.to_owned(),
         public_key: *key,
         endpoint: configured.endpoint,
         allowed_ips: configured.allowed_ips.into_iter().collect(),

@@ -6,7 +6,7 @@
 //! lives through it. Whoever keeps the last word from arriving gets no more of that than of other failures: pauses
 //! grow until a key has lasted for a while. When both ask at the same moment, the one with the smaller name goes on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::limits::{
     AGREEMENTS_AT_ONCE, ASK_AGAIN_FIRST, ASK_AGAIN_MOST, CANDIDATE_LIFE, PRESHARED_KEY_LIFE,
@@ -39,11 +39,22 @@ pub struct Agreed {
     pub until: u64,
 }
 
+/// A tunnel to a node. While one of them changes its key, there are several between two nodes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TunnelId {
+    /// The other node.
+    pub node: String,
+    /// This node's key.
+    pub own: PublicKey,
+    /// The other node's.
+    pub peer: PublicKey,
+}
+
 /// Another node is to be asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ask {
-    /// Whom.
-    pub node: String,
+    /// For which tunnel.
+    pub tunnel: TunnelId,
     /// The number of the attempt, to be given back with its end.
     pub attempt: u64,
 }
@@ -68,10 +79,12 @@ enum Work {
     },
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Peer {
-    /// The other end of the tunnel that all this is about.
-    public_key: PublicKey,
+    /// This node asks for it. One that it does not ask for may come from the other side.
+    is_wanted: bool,
+    /// The other side may have a key that this one has not.
+    is_doubtful: bool,
     in_force: Option<InForce>,
     work: Work,
     /// Not to be asked before.
@@ -84,29 +97,32 @@ struct Peer {
 #[derive(Debug)]
 pub struct Agreements {
     own: String,
-    peers: BTreeMap<String, Peer>,
+    /// How long a key lives at most.
+    life: u64,
+    peers: BTreeMap<TunnelId, Peer>,
     next_attempt: u64,
 }
 
 impl Agreements {
-    /// Of the node with that name, which knows nobody yet.
+    /// Of the node with that name, which knows nobody yet. `life` is how long keys live (nanoseconds), an hour at most.
     #[must_use]
-    pub fn new(own: &str) -> Self {
-        Self { own: own.to_owned(), peers: BTreeMap::new(), next_attempt: 1 }
+    pub fn new(own: &str, life: u64) -> Self {
+        let life = life.min(PRESHARED_KEY_LIFE);
+        Self { own: own.to_owned(), life, peers: BTreeMap::new(), next_attempt: 1 }
     }
 
-    /// Exactly these are the other nodes, and their keys. What was agreed on for a tunnel to another key is void.
-    pub fn set_peers(&mut self, keys: &BTreeMap<String, PublicKey>) {
-        self.peers.retain(|name, peer| keys.get(name) == Some(&peer.public_key));
-        for (name, key) in keys.iter().filter(|(name, _)| **name != self.own) {
-            self.peers.entry(name.clone()).or_insert_with(|| Peer::new(*key));
+    /// Exactly these tunnels may be, and which of them this node asks for. What was agreed on for others is void.
+    pub fn set_tunnels(&mut self, tunnels: &BTreeMap<TunnelId, bool>) {
+        self.peers.retain(|tunnel, _| tunnels.contains_key(tunnel));
+        for (tunnel, is_wanted) in tunnels.iter().filter(|(tunnel, _)| tunnel.node != self.own) {
+            self.peers.entry(tunnel.clone()).or_default().is_wanted = *is_wanted;
         }
     }
 
     /// The device had this key for the peer when this process began. It stays until there is another one.
-    pub fn restore(&mut self, node: &str, key: PresharedKey, now: u64) {
-        let Some(peer) = self.peers.get_mut(node).filter(|peer| peer.in_force.is_none()) else { return };
-        let until = now.saturating_add(PRESHARED_KEY_LIFE);
+    pub fn restore(&mut self, tunnel: &TunnelId, key: PresharedKey, now: u64) {
+        let Some(peer) = self.peers.get_mut(tunnel).filter(|peer| peer.in_force.is_none()) else { return };
+        let until = now.saturating_add(self.life);
         peer.in_force = Some(InForce { key, post_quantum: None, since: now, until, renew_at: now });
     }
 
@@ -115,14 +131,15 @@ impl Agreements {
         self.give_up(now);
         let asking = self.peers.values().filter(|peer| matches!(peer.work, Work::Asking { .. })).count();
         let mut asks = Vec::new();
-        for (node, peer) in &mut self.peers {
+        for (tunnel, peer) in &mut self.peers {
             if asking + asks.len() >= AGREEMENTS_AT_ONCE {
                 break;
             }
-            let wanted = peer.in_force.as_ref().is_none_or(|key| key.renew_at <= now);
+            let wanted =
+                peer.in_force.as_ref().map_or(peer.is_wanted || peer.is_doubtful, |key| key.renew_at <= now);
             if wanted && peer.again_at <= now && matches!(peer.work, Work::Rest) {
                 peer.work = Work::Asking { attempt: self.next_attempt };
-                asks.push(Ask { node: node.clone(), attempt: self.next_attempt });
+                asks.push(Ask { tunnel: tunnel.clone(), attempt: self.next_attempt });
                 self.next_attempt += 1;
             }
         }
@@ -132,18 +149,18 @@ impl Agreements {
     /// The other side has answered: says whether its key is in force now, and is to be confirmed. If not,
     /// something else has come in between.
     #[must_use]
-    pub fn answered(&mut self, node: &str, attempt: u64, agreed: Agreed, now: u64) -> bool {
-        let Some(peer) = self.peers.get_mut(node) else { return false };
+    pub fn answered(&mut self, tunnel: &TunnelId, attempt: u64, agreed: Agreed, now: u64) -> bool {
+        let Some(peer) = self.peers.get_mut(tunnel) else { return false };
         if !matches!(peer.work, Work::Asking { attempt: own } if own == attempt) {
             return false;
         }
-        peer.put_in_force(agreed, now);
+        peer.put_in_force(agreed, now, self.life);
         true
     }
 
     /// An attempt has failed.
-    pub fn failed(&mut self, node: &str, attempt: u64, why: String, now: u64) {
-        let Some(peer) = self.peers.get_mut(node) else { return };
+    pub fn failed(&mut self, tunnel: &TunnelId, attempt: u64, why: String, now: u64) {
+        let Some(peer) = self.peers.get_mut(tunnel) else { return };
         if matches!(peer.work, Work::Asking { attempt: own } if own == attempt) {
             peer.back_off(now);
             peer.last_error = Some(why);
@@ -154,9 +171,9 @@ impl Agreements {
     ///
     /// # Errors
     /// This node is asking it at the moment, and goes first; or it is not known.
-    pub fn asked(&mut self, node: &str, candidate: Agreed, now: u64) -> Result<u64, Busy> {
-        let goes_first = self.own.as_str() < node;
-        let peer = self.peers.get_mut(node).ok_or(Busy)?;
+    pub fn asked(&mut self, tunnel: &TunnelId, candidate: Agreed, now: u64) -> Result<u64, Busy> {
+        let goes_first = self.own < tunnel.node;
+        let peer = self.peers.get_mut(tunnel).ok_or(Busy)?;
         if goes_first && matches!(peer.work, Work::Asking { .. }) {
             return Err(Busy);
         }
@@ -167,11 +184,11 @@ impl Agreements {
     }
 
     /// The other side has the key of [`Self::asked`] in force: says whether this one has it now as well.
-    pub fn confirmed(&mut self, node: &str, attempt: u64, now: u64) -> bool {
-        let Some(peer) = self.peers.get_mut(node) else { return false };
+    pub fn confirmed(&mut self, tunnel: &TunnelId, attempt: u64, now: u64) -> bool {
+        let Some(peer) = self.peers.get_mut(tunnel) else { return false };
         match std::mem::take(&mut peer.work) {
             Work::Asked { attempt: own, candidate, .. } if own == attempt => {
-                peer.put_in_force(candidate, now);
+                peer.put_in_force(candidate, now, self.life);
                 true
             }
             other => {
@@ -182,8 +199,8 @@ impl Agreements {
     }
 
     /// It will not say so any more: it may have the key in force or not.
-    pub fn unconfirmed(&mut self, node: &str, attempt: u64, now: u64) {
-        if let Some(peer) = self.peers.get_mut(node)
+    pub fn unconfirmed(&mut self, tunnel: &TunnelId, attempt: u64, now: u64) {
+        if let Some(peer) = self.peers.get_mut(tunnel)
             && matches!(peer.work, Work::Asked { attempt: own, .. } if own == attempt)
         {
             peer.doubt(now);
@@ -197,27 +214,45 @@ impl Agreements {
         }
     }
 
-    /// Ends what has lived its time, and says whose keys those were: nothing goes to these nodes any more.
-    pub fn expire(&mut self, now: u64) -> Vec<String> {
+    /// Ends what has lived its time, and says which tunnels those keys were for: nothing goes there any more.
+    pub fn expire(&mut self, now: u64) -> Vec<TunnelId> {
         let mut ended = Vec::new();
-        for (node, peer) in &mut self.peers {
+        for (tunnel, peer) in &mut self.peers {
             if peer.in_force.take_if(|key| key.until <= now).is_some() {
-                ended.push(node.clone());
+                ended.push(tunnel.clone());
             }
         }
         ended
     }
 
-    /// The key that is in force with a node.
+    /// The key that is in force for a tunnel.
     #[must_use]
-    pub fn key(&self, node: &str) -> Option<&InForce> {
-        self.peers.get(node)?.in_force.as_ref()
+    pub fn key(&self, tunnel: &TunnelId) -> Option<&InForce> {
+        self.peers.get(tunnel)?.in_force.as_ref()
     }
 
-    /// Why there is no newer key, if the last attempt failed.
+    /// The tunnels that there is a key for.
+    pub fn agreed(&self) -> impl Iterator<Item = (&TunnelId, &InForce)> {
+        self.peers.iter().filter_map(|(tunnel, peer)| Some((tunnel, peer.in_force.as_ref()?)))
+    }
+
+    /// The tunnels that there is a key for, or that this node asks for one for.
+    pub fn needed(&self) -> impl Iterator<Item = &TunnelId> {
+        let needed = self.peers.iter().filter(|(_, peer)| peer.is_wanted || peer.in_force.is_some());
+        needed.map(|(tunnel, _)| tunnel)
+    }
+
+    /// Nodes that there is a key with.
+    #[must_use]
+    pub fn nodes(&self) -> BTreeSet<&str> {
+        self.agreed().map(|(tunnel, _)| tunnel.node.as_str()).collect()
+    }
+
+    /// Why there is no newer key with a node, if the last attempt failed.
     #[must_use]
     pub fn last_error(&self, node: &str) -> Option<&str> {
-        self.peers.get(node)?.last_error.as_deref()
+        let mut of_node = self.peers.iter().filter(|(tunnel, _)| tunnel.node == node);
+        of_node.find_map(|(_, peer)| peer.last_error.as_deref())
     }
 
     fn give_up(&mut self, now: u64) {
@@ -230,23 +265,19 @@ impl Agreements {
 }
 
 impl Peer {
-    fn new(public_key: PublicKey) -> Self {
-        let work = Work::default();
-        Self { public_key, in_force: None, work, again_at: 0, failures: 0, last_error: None }
-    }
-
-    fn put_in_force(&mut self, agreed: Agreed, now: u64) {
+    fn put_in_force(&mut self, agreed: Agreed, now: u64, life: u64) {
         // One that takes the place of a key that has just come says nothing: the last word may be lost each time.
         if self.in_force.as_ref().is_none_or(|old| now.saturating_sub(old.since) >= ASK_AGAIN_MOST) {
             self.failures = 0;
         }
-        let until = agreed.until.min(now.saturating_add(PRESHARED_KEY_LIFE));
+        let until = agreed.until.min(now.saturating_add(life));
         // Half of its life is left for trying.
         let renew_at = now + until.saturating_sub(now) / 2;
         let (key, post_quantum) = (agreed.key, Some(agreed.post_quantum));
         self.in_force = Some(InForce { key, post_quantum, since: now, until, renew_at });
         self.work = Work::Rest;
         self.again_at = now;
+        self.is_doubtful = false;
         self.last_error = None;
     }
 
@@ -261,6 +292,7 @@ impl Peer {
     /// The two sides may have different keys.
     fn doubt(&mut self, now: u64) {
         self.back_off(now);
+        self.is_doubtful = true;
         if let Some(key) = &mut self.in_force {
             key.renew_at = key.renew_at.min(now);
         }

@@ -11,6 +11,8 @@ use crate::{KeyError, PublicKey};
 
 /// The annotation of a Node object that carries the announcement.
 pub const ANNOTATION: &str = "countersign.dev/wireguard";
+/// The annotation of a Node object that carries the announcement of the node's next key, while it changes keys.
+pub const ANNOTATION_NEXT: &str = "countersign.dev/wireguard-next";
 
 /// Begins everything that is signed here, so that a signature made for one purpose never serves another.
 const DOMAIN: &[u8] = b"countersign.dev/wireguard-key/v1\0";
@@ -27,7 +29,8 @@ pub struct Statement {
     /// Its WireGuard public key.
     pub public_key: PublicKey,
     /// Grows with every new key of this node (milliseconds since the Unix epoch at the key's creation), and
-    /// stays while the key does.
+    /// stays while the key does. Its lowest bit says in which devices the key is used ([`crate::Slot`]), and is
+    /// never that of the key before.
     pub epoch: u64,
     /// Unix seconds after which the statement is void.
     pub not_after: u64,

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 
 use crate::claims::{Claims, Contested, contested};
-use crate::{AttestedKey, Device, Peer, PresharedKey, PublicKey, Shrink};
+use crate::{AttestedKey, Device, Peer, PresharedKey, PublicKey, Shrink, Slot, Way};
 
 /// This node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,11 +19,13 @@ pub struct OwnNode {
     pub addresses: BTreeSet<IpAddr>,
 }
 
-/// Another node, whose key is proved.
+/// A tunnel to another node, whose key is proved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteNode {
     /// Its key; also says which node it is.
     pub key: AttestedKey,
+    /// In which device.
+    pub slot: Slot,
     /// Where its device listens.
     pub endpoint: SocketAddr,
     /// The prefixes of its pods: routed into the device, and accepted from it.
@@ -40,10 +42,14 @@ pub struct RemoteNode {
 pub struct Desired {
     /// This node.
     pub own: OwnNode,
-    /// Nodes whose key is proved.
+    /// Tunnels to nodes whose key is proved. Of those to one node the best first.
     pub nodes: Vec<RemoteNode>,
+    /// Devices that have to be there, whether they have tunnels yet or not.
+    pub slots: BTreeSet<Slot>,
     /// Nodes that are known, but whose key is not proved, and their pods' prefixes: those are unreachable.
     pub unproved: BTreeMap<String, BTreeSet<IpNet>>,
+    /// Grows with every picture: of two that overtake each other on their way, the later one counts.
+    pub revision: u64,
     /// False while the picture is still being gathered: nothing is taken away then.
     pub complete: bool,
 }
@@ -51,10 +57,10 @@ pub struct Desired {
 /// What device and routes should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Goal {
-    /// Peers of the device (without its private key and port).
-    pub device: Device,
-    /// Every remote pod prefix, and whether packets to it may enter the device.
-    pub routes: BTreeMap<IpNet, bool>,
+    /// The devices, and the peers of each (without private key and port).
+    pub devices: BTreeMap<Slot, Device>,
+    /// Every remote pod prefix, and the tunnels that packets to it may enter, the best first.
+    pub routes: BTreeMap<IpNet, Vec<Way>>,
     /// Names of the peers.
     pub names: BTreeMap<PublicKey, AttestedKey>,
     /// What cannot be as wished, one sentence each.
@@ -75,20 +81,23 @@ impl Desired {
         let proved = self.proved(now_unix, &mut problems);
         let refused = self.refused_prefixes(&mut problems);
         let usable = |net: &IpNet| !refused.contains(net);
-        let mut device = Device::default();
-        let mut routes = BTreeMap::new();
+        let mut devices: BTreeMap<Slot, Device> =
+            self.slots.iter().map(|slot| (*slot, Device::default())).collect();
+        let mut routes: BTreeMap<IpNet, Vec<Way>> = BTreeMap::new();
         for net in self.unproved.values().chain(self.nodes.iter().map(|node| &node.pod_cidrs)).flatten() {
-            routes.insert(net.trunc(), false);
+            routes.entry(net.trunc()).or_default();
         }
         for node in &proved {
             let pods: BTreeSet<IpNet> = node.pod_cidrs.iter().map(IpNet::trunc).filter(usable).collect();
-            routes.extend(pods.iter().map(|net| (*net, true)));
-            device.peers.insert(*node.key.public_key(), node.peer(pods, usable, keepalive));
+            let way = Way { slot: node.slot, peer: *node.key.public_key() };
+            pods.iter().for_each(|net| routes.entry(*net).or_default().push(way));
+            let device = devices.entry(node.slot).or_default();
+            device.peers.insert(way.peer, node.peer(pods, usable, keepalive));
         }
         // What covers the underlay, or this node's own pods, gets no route at all: not even a fallback.
-        routes.retain(|net, allowed| *allowed || !self.is_ours(net));
+        routes.retain(|net, ways| !ways.is_empty() || !self.is_ours(net));
         Goal {
-            device,
+            devices,
             routes,
             names: proved.iter().map(|node| (*node.key.public_key(), node.key.clone())).collect(),
             problems,
@@ -99,9 +108,11 @@ impl Desired {
 
     /// The nodes that may have a peer.
     fn proved(&self, now_unix: u64, problems: &mut Vec<String>) -> Vec<&RemoteNode> {
-        let mut by_key: BTreeMap<&PublicKey, Vec<&RemoteNode>> = BTreeMap::new();
+        let mut by_key: BTreeMap<&PublicKey, BTreeSet<&str>> = BTreeMap::new();
+        let mut in_slot: BTreeMap<(&str, Slot), usize> = BTreeMap::new();
         for node in &self.nodes {
-            by_key.entry(node.key.public_key()).or_default().push(node);
+            by_key.entry(node.key.public_key()).or_default().insert(node.key.node());
+            *in_slot.entry((node.key.node(), node.slot)).or_default() += 1;
         }
         let mut proved = Vec::new();
         for node in &self.nodes {
@@ -110,6 +121,9 @@ impl Desired {
                 problems.push(format!("node {name}: its key's announcement has expired"));
             } else if by_key.get(node.key.public_key()).is_some_and(|nodes| nodes.len() > 1) {
                 problems.push(format!("node {name}: another node has the same WireGuard key"));
+            } else if in_slot.get(&(name, node.slot)).is_some_and(|tunnels| *tunnels > 1) {
+                // A device gives a prefix to one peer.
+                problems.push(format!("node {name}: two of its tunnels would be in one device"));
             } else {
                 proved.push(node);
             }

@@ -1,6 +1,6 @@
 //! Whose key is which: announcements in, attested keys out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use countersign_certs::signature::{self, SignError, SignatureError};
 use countersign_certs::{Bundle, IdError, SpiffeId, Svid, TrustDomain};
@@ -79,6 +79,17 @@ pub enum Refusal {
     /// The same epoch as an accepted announcement, with another key: one of the two is not the node's.
     #[error("another key was accepted before for the same epoch")]
     Equivocation,
+    /// A next key that is not later than the node's key, or whose epoch is of the same kind: no device can have both.
+    #[error("its epoch {epoch} cannot come after {current}, which is the node's now")]
+    NotNext {
+        /// Its epoch.
+        epoch: u64,
+        /// That of the node's key.
+        current: u64,
+    },
+    /// A next key of a node that has no key.
+    #[error("it is a next key, and the node has none before it")]
+    NoCurrent,
     /// All zero.
     #[error("the key is all zero")]
     ZeroKey,
@@ -140,8 +151,10 @@ pub fn announce(svid: &Svid, node: &str, key: PublicKey, epoch: u64) -> Result<S
 /// The keys of the other nodes, and the last epoch of every node that was ever seen.
 #[derive(Debug, Clone)]
 pub struct KeyRing {
-    own: PublicKey,
+    own: BTreeSet<PublicKey>,
     keys: BTreeMap<String, AttestedKey>,
+    /// Of nodes that change their key: what comes after the one in `keys`.
+    next: BTreeMap<String, AttestedKey>,
     /// Epoch and key accepted last; outlives the key, so that a deleted and re-created node object cannot
     /// bring an old key back.
     last: BTreeMap<String, (u64, PublicKey)>,
@@ -149,8 +162,13 @@ pub struct KeyRing {
 
 impl KeyRing {
     /// Nobody's keys yet. `own` is this node's own key.
-    pub const fn new(own: PublicKey) -> Self {
-        Self { own, keys: BTreeMap::new(), last: BTreeMap::new() }
+    pub fn new(own: PublicKey) -> Self {
+        Self {
+            own: BTreeSet::from([own]),
+            keys: BTreeMap::new(),
+            next: BTreeMap::new(),
+            last: BTreeMap::new(),
+        }
     }
 
     /// The epoch and the key accepted last of every node that was ever seen: what has to outlive the process, or an
@@ -168,9 +186,9 @@ impl KeyRing {
         }
     }
 
-    /// This node has a new key of its own.
-    pub const fn set_own(&mut self, own: PublicKey) {
-        self.own = own;
+    /// These are the keys of this node itself.
+    pub fn set_own(&mut self, own: impl IntoIterator<Item = PublicKey>) {
+        self.own = own.into_iter().collect();
     }
 
     /// Take the announcement found in the object of `node`, if it proves itself under `bundle` at `now`
@@ -186,15 +204,40 @@ impl KeyRing {
     ) -> Result<&AttestedKey, Refusal> {
         let announcement = Announcement::decode(text)?;
         self.check(node, &announcement.statement, bundle, now)?;
-        let Announcement { statement, chain, signature } = announcement;
-        let expected = node_id(bundle.trust_domain(), node)?;
-        let message = statement.signing_bytes();
-        let signer = signature::verify(&chain, bundle, &expected, now, &message, &signature)?;
-        self.remember(node, (statement.epoch, statement.public_key));
-        let not_after = statement.not_after.min(signer.not_after());
-        let key = AttestedKey { statement, signer: signer.spiffe_id().clone(), not_after };
+        let key = verify(node, announcement, bundle, now)?;
+        self.remember(node, (key.epoch(), *key.public_key()));
+        self.next.retain(|name, next| name != node || next.epoch() > key.epoch());
         let slot = self.keys.entry(node.to_owned());
         Ok(slot.insert_entry(key).into_mut())
+    }
+
+    /// Take the announcement of a next key found in the object of `node`, likewise. Both keys are the node's until
+    /// the next one is announced as the node's key; that the announcement disappears before changes nothing.
+    pub fn accept_next(&mut self, node: &str, text: &str, bundle: &Bundle, now: u64) -> Result<(), Refusal> {
+        let announcement = Announcement::decode(text)?;
+        let said = &announcement.statement;
+        self.check_words(node, said, bundle, now)?;
+        let now_its = self.keys.get(node).ok_or(Refusal::NoCurrent)?;
+        let current = now_its.epoch();
+        if (said.epoch, &said.public_key) == (current, now_its.public_key()) {
+            // The node has just finished, and the other annotation says so.
+            return Ok(());
+        }
+        if said.epoch <= current || (said.epoch ^ current) & 1 == 0 {
+            return Err(Refusal::NotNext { epoch: said.epoch, current });
+        }
+        match self.next.get(node) {
+            Some(next) if said.epoch < next.epoch() => {
+                return Err(Refusal::Replayed { epoch: said.epoch, accepted: next.epoch() });
+            }
+            Some(next) if said.epoch == next.epoch() && said.public_key != *next.public_key() => {
+                return Err(Refusal::Equivocation);
+            }
+            _ => {}
+        }
+        let key = verify(node, announcement, bundle, now)?;
+        self.next.insert(node.to_owned(), key);
+        Ok(())
     }
 
     /// Forgets the oldest epoch of a node that is gone, when there are too many.
@@ -207,8 +250,8 @@ impl KeyRing {
         self.last.insert(node.to_owned(), last);
     }
 
-    /// Everything that can be said before the signature is looked at.
-    fn check(&self, node: &str, said: &Statement, bundle: &Bundle, now: u64) -> Result<(), Refusal> {
+    /// What can be said of any announcement before the signature is looked at.
+    fn check_words(&self, node: &str, said: &Statement, bundle: &Bundle, now: u64) -> Result<(), Refusal> {
         if said.node != node {
             return Err(Refusal::OtherNode(said.node.clone()));
         }
@@ -218,7 +261,16 @@ impl KeyRing {
         if said.not_after <= now {
             return Err(Refusal::Expired { not_after: said.not_after, now });
         }
-        self.check_key(node, &said.public_key)?;
+        self.check_key(node, &said.public_key)
+    }
+
+    /// Everything that can be said before the signature is looked at.
+    fn check(&self, node: &str, said: &Statement, bundle: &Bundle, now: u64) -> Result<(), Refusal> {
+        self.check_words(node, said, bundle, now)?;
+        let next = self.next.get(node);
+        if next.is_some_and(|next| next.epoch() == said.epoch && *next.public_key() != said.public_key) {
+            return Err(Refusal::Equivocation);
+        }
         match self.last.get(node) {
             Some((accepted, _)) if said.epoch < *accepted => {
                 Err(Refusal::Replayed { epoch: said.epoch, accepted: *accepted })
@@ -235,10 +287,11 @@ impl KeyRing {
         if key.is_zero() {
             return Err(Refusal::ZeroKey);
         }
-        if *key == self.own {
+        if self.own.contains(key) {
             return Err(Refusal::OwnKey);
         }
-        let other = self.keys.iter().find(|(name, other)| *name != node && other.public_key() == key);
+        let mut all = self.keys.iter().chain(&self.next);
+        let other = all.find(|(name, other)| *name != node && other.public_key() == key);
         other.map_or(Ok(()), |(name, _)| Err(Refusal::Duplicate(name.clone())))
     }
 
@@ -252,13 +305,37 @@ impl KeyRing {
         self.keys.values()
     }
 
-    /// The node is gone, or its SVID revoked: its key is no longer good. Its epoch is remembered.
+    /// The key that comes after [`KeyRing::get`]'s, while the node changes keys.
+    pub fn next(&self, node: &str) -> Option<&AttestedKey> {
+        self.next.get(node)
+    }
+
+    /// All keys that are a node's at the moment, the latest first.
+    pub fn of_node(&self, node: &str) -> impl Iterator<Item = &AttestedKey> {
+        self.next.get(node).into_iter().chain(self.keys.get(node))
+    }
+
+    /// The node is gone, or its SVID revoked: its keys are no longer good. Its epoch is remembered.
     pub fn remove(&mut self, node: &str) -> Option<AttestedKey> {
+        self.next.remove(node);
         self.keys.remove(node)
     }
 
     /// Drops every key that has expired at `now` (Unix seconds), and returns them.
     pub fn expire(&mut self, now: u64) -> Vec<AttestedKey> {
-        self.keys.extract_if(.., |_, key| key.not_after <= now).map(|(_, key)| key).collect()
+        let is_over = |_: &String, key: &mut AttestedKey| key.not_after <= now;
+        let mut gone: Vec<_> = self.keys.extract_if(.., is_over).map(|(_, key)| key).collect();
+        gone.extend(self.next.extract_if(.., is_over).map(|(_, key)| key));
+        gone
     }
+}
+
+/// An announcement whose words are right, if its signature is.
+fn verify(node: &str, announcement: Announcement, bundle: &Bundle, now: u64) -> Result<AttestedKey, Refusal> {
+    let Announcement { statement, chain, signature } = announcement;
+    let expected = node_id(bundle.trust_domain(), node)?;
+    let message = statement.signing_bytes();
+    let signer = signature::verify(&chain, bundle, &expected, now, &message, &signature)?;
+    let not_after = statement.not_after.min(signer.not_after());
+    Ok(AttestedKey { statement, signer: signer.spiffe_id().clone(), not_after })
 }

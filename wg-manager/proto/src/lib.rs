@@ -6,6 +6,8 @@
 //!   before. Nothing else in the workspace makes that type.
 //! - [`plan`] turns "desired" and "observed" into operations in an order that never takes an address away
 //!   before its new owner has it; applying them reaches the desired state, and a second plan is empty.
+//! - [`choose`] never sends into a tunnel without a session while there is one with, and never back into one that
+//!   was left.
 //! - [`Agreements`]: two nodes whose messages are lost in any way have the same preshared key again as soon as
 //!   one handshake between them is not disturbed, and neither uses one that it does not know the other to have
 //!   been given.
@@ -25,13 +27,17 @@ mod key;
 mod key_ring;
 pub mod limits;
 mod plan;
+mod rotation;
+mod slot;
 pub mod uapi;
 
-pub use agreement::{Agreed, Agreements, Ask, Busy, InForce};
-pub use announcement::{ANNOTATION, Announcement, DecodeError, Statement};
+pub use agreement::{Agreed, Agreements, Ask, Busy, InForce, TunnelId};
+pub use announcement::{ANNOTATION, ANNOTATION_NEXT, Announcement, DecodeError, Statement};
 pub use claims::{Claims, Contested, contested};
 pub use desired::{Desired, Goal, OwnNode, RemoteNode};
 pub use device::{Device, Observed, Op, Peer, PeerStats};
 pub use key::{KeyError, PresharedKey, PrivateKey, PublicKey};
 pub use key_ring::{AnnounceError, AttestedKey, KeyRing, Refusal, announce, node_id};
 pub use plan::{Shrink, plan};
+pub use rotation::{OldKey, Rotation};
+pub use slot::{SLOTS, Slot, Way, choose};

@@ -34,5 +34,10 @@ pub const AGREEMENTS_AT_ONCE: usize = 64;
 pub const ASK_AGAIN_FIRST: u64 = SECOND / 4;
 /// And at least this often, however often it has failed.
 pub const ASK_AGAIN_MOST: u64 = 30 * SECOND;
+/// A tunnel whose last handshake is longer ago than this has no session (WireGuard, section 6.1: REJECT_AFTER_TIME).
+pub const SESSION_LIFE_SECONDS: u64 = 180;
+/// How long an old key of a node outlives its last use: what was sent under it a moment before has arrived by then,
+/// however busy the machines are.
+pub const ROTATION_DRAIN: u64 = 2 * SECOND;
 /// How long a key waits for the other side's word: longer than a handshake may take in all.
 pub const CANDIDATE_LIFE: u64 = 10 * SECOND;

@@ -3,21 +3,31 @@
 use std::collections::BTreeMap;
 
 use countersign_wg_proto::limits::{ASK_AGAIN_MOST, CANDIDATE_LIFE, PRESHARED_KEY_LIFE};
-use countersign_wg_proto::{Agreed, Agreements, Busy, PresharedKey, PublicKey};
+use countersign_wg_proto::{Agreed, Agreements, Busy, PresharedKey, PublicKey, TunnelId};
 use proptest::prelude::*;
 
 const NAMES: [&str; 2] = ["node-a", "node-b"];
 const SECOND: u64 = 1_000_000_000;
 
 fn agreements(own: usize) -> Agreements {
-    let mut one = Agreements::new(NAMES[own]);
-    one.set_peers(&peers(1));
+    let mut one = Agreements::new(NAMES[own], u64::MAX);
+    one.set_tunnels(&tunnels(own, 1));
     one
 }
 
-/// Both nodes, with the keys they have at first or later ones.
-fn peers(generation: u8) -> BTreeMap<String, PublicKey> {
-    NAMES.iter().map(|name| ((*name).to_owned(), PublicKey::from_bytes([generation; 32]))).collect()
+/// A node's key: its first one or a later one.
+fn key(node: usize, generation: u8) -> PublicKey {
+    PublicKey::from_bytes([generation * 2 + u8::from(node == 1); 32])
+}
+
+/// The tunnel to `to`, with the keys that both have at first.
+fn tunnel(to: usize) -> TunnelId {
+    TunnelId { node: NAMES[to].to_owned(), own: key(1 - to, 1), peer: key(to, 1) }
+}
+
+/// That of a node to the other one, who has its first key or a later one.
+fn tunnels(own: usize, generation: u8) -> BTreeMap<TunnelId, bool> {
+    BTreeMap::from([(TunnelId { peer: key(1 - own, generation), ..tunnel(1 - own) }, true)])
 }
 
 fn agreed(number: u8, until: u64) -> Agreed {
@@ -59,7 +69,7 @@ impl World {
     }
 
     fn keys(&self) -> [Option<PresharedKey>; 2] {
-        let key = |own: usize| self.nodes[own].key(NAMES[1 - own]).map(|key| key.key.clone());
+        let key = |own: usize| self.nodes[own].key(&tunnel(1 - own)).map(|key| key.key.clone());
         [key(0), key(1)]
     }
 
@@ -74,7 +84,7 @@ impl World {
 
     fn fail(&mut self, handshake: &Handshake) {
         let (client, now) = (handshake.client, self.now);
-        self.nodes[client].failed(NAMES[1 - client], handshake.asking, "lost".to_owned(), now);
+        self.nodes[client].failed(&tunnel(1 - client), handshake.asking, "lost".to_owned(), now);
     }
 
     fn step(&mut self, step: Step) {
@@ -90,7 +100,7 @@ impl World {
                 }
                 self.nodes[own] = agreements(own);
                 if let Some(key) = key {
-                    self.nodes[own].restore(NAMES[1 - own], key, self.now);
+                    self.nodes[own].restore(&tunnel(1 - own), key, self.now);
                 }
             }
             Step::Rotate(own) => self.nodes[own].renew_all(self.now),
@@ -103,7 +113,7 @@ impl World {
             self.fail(&handshake);
         } else if let Some(asked) = handshake.asked {
             let server = 1 - handshake.client;
-            self.nodes[server].unconfirmed(NAMES[handshake.client], asked, self.now);
+            self.nodes[server].unconfirmed(&tunnel(handshake.client), asked, self.now);
         }
     }
 
@@ -111,7 +121,7 @@ impl World {
         let Some(at) = self.nth(index, |handshake| handshake.asked.is_none()) else { return };
         let (client, now) = (self.between[at].client, self.now);
         let answer = (!lost)
-            .then(|| self.nodes[1 - client].asked(NAMES[client], self.between[at].agreed.clone(), now));
+            .then(|| self.nodes[1 - client].asked(&tunnel(client), self.between[at].agreed.clone(), now));
         match answer {
             Some(Ok(attempt)) => self.between[at].asked = Some(attempt),
             _ => {
@@ -131,12 +141,13 @@ impl World {
             self.fail(&handshake);
         } else {
             let agreed = handshake.agreed.clone();
-            confirmed = self.nodes[client].answered(NAMES[server], handshake.asking, agreed, now) && !unheard;
+            confirmed =
+                self.nodes[client].answered(&tunnel(server), handshake.asking, agreed, now) && !unheard;
         }
         if confirmed {
-            self.nodes[server].confirmed(NAMES[client], attempt, now);
+            self.nodes[server].confirmed(&tunnel(client), attempt, now);
         } else {
-            self.nodes[server].unconfirmed(NAMES[client], attempt, now);
+            self.nodes[server].unconfirmed(&tunnel(client), attempt, now);
         }
     }
 
@@ -207,22 +218,22 @@ proptest! {
 fn when_both_ask_the_smaller_name_goes_first() {
     let [mut a, mut b] = [agreements(0), agreements(1)];
     let (from_a, from_b) = (a.due(1).remove(0), b.due(1).remove(0));
-    assert_eq!(a.asked("node-b", agreed(2, u64::MAX), 1), Err(Busy));
-    b.failed("node-a", from_b.attempt, "busy".to_owned(), 1);
-    let asked = b.asked("node-a", agreed(1, u64::MAX), 1).unwrap();
-    assert!(a.answered("node-b", from_a.attempt, agreed(1, u64::MAX), 2));
-    assert!(b.key("node-a").is_none(), "nothing is in force before the word of the other side");
-    assert!(b.confirmed("node-a", asked, 3));
-    assert_eq!(a.key("node-b").map(|key| &key.key), b.key("node-a").map(|key| &key.key));
+    assert_eq!(a.asked(&tunnel(1), agreed(2, u64::MAX), 1), Err(Busy));
+    b.failed(&tunnel(0), from_b.attempt, "busy".to_owned(), 1);
+    let asked = b.asked(&tunnel(0), agreed(1, u64::MAX), 1).unwrap();
+    assert!(a.answered(&tunnel(1), from_a.attempt, agreed(1, u64::MAX), 2));
+    assert!(b.key(&tunnel(0)).is_none(), "nothing is in force before the word of the other side");
+    assert!(b.confirmed(&tunnel(0), asked, 3));
+    assert_eq!(a.key(&tunnel(1)).map(|key| &key.key), b.key(&tunnel(0)).map(|key| &key.key));
 }
 
 #[test]
 fn an_answer_to_what_was_given_up_is_void() {
     let mut b = agreements(1);
     let own = b.due(1).remove(0);
-    b.asked("node-a", agreed(1, u64::MAX), 1).unwrap();
-    assert!(!b.answered("node-a", own.attempt, agreed(2, u64::MAX), 2));
-    assert!(b.key("node-a").is_none());
+    b.asked(&tunnel(0), agreed(1, u64::MAX), 1).unwrap();
+    assert!(!b.answered(&tunnel(0), own.attempt, agreed(2, u64::MAX), 2));
+    assert!(b.key(&tunnel(0)).is_none());
 }
 
 #[test]
@@ -231,27 +242,27 @@ fn a_key_ends_with_what_it_rests_on_and_within_an_hour() {
     for (until, end) in [(100 * SECOND, 100 * SECOND), (u64::MAX, 50 * SECOND + PRESHARED_KEY_LIFE)] {
         let mut a_new = agreements(0);
         let ask = a_new.due(50 * SECOND).remove(0);
-        assert!(a_new.answered("node-b", ask.attempt, agreed(1, until), 50 * SECOND));
+        assert!(a_new.answered(&tunnel(1), ask.attempt, agreed(1, until), 50 * SECOND));
         assert!(a_new.expire(end - 1).is_empty());
         assert_eq!(a_new.due(end - 1).len(), 1, "it is asked for again well before");
-        assert_eq!(a_new.expire(end), ["node-b"]);
-        assert!(a_new.key("node-b").is_none());
+        assert_eq!(a_new.expire(end), [tunnel(1)]);
+        assert!(a_new.key(&tunnel(1)).is_none());
         a = a_new;
     }
-    assert!(a.key("nobody").is_none());
+    assert!(a.nodes().is_empty());
 }
 
 #[test]
 fn nothing_that_was_agreed_on_is_for_a_tunnel_to_another_key() {
     let mut a = agreements(0);
     let ask = a.due(1).remove(0);
-    assert!(a.answered("node-b", ask.attempt, agreed(1, u64::MAX), 1));
-    a.set_peers(&peers(1));
-    assert!(a.key("node-b").is_some(), "it is the same tunnel");
-    let (old, asked) = (a.key("node-b").cloned(), a.asked("node-b", agreed(2, u64::MAX), 2).unwrap());
-    a.set_peers(&peers(2));
-    assert_eq!(a.key("node-b"), None);
-    assert!(!a.confirmed("node-b", asked, 3), "nor what is on its way");
+    assert!(a.answered(&tunnel(1), ask.attempt, agreed(1, u64::MAX), 1));
+    a.set_tunnels(&tunnels(0, 1));
+    assert!(a.key(&tunnel(1)).is_some(), "it is the same tunnel");
+    let (old, asked) = (a.key(&tunnel(1)).cloned(), a.asked(&tunnel(1), agreed(2, u64::MAX), 2).unwrap());
+    a.set_tunnels(&tunnels(0, 2));
+    assert_eq!(a.key(&tunnel(1)), None);
+    assert!(!a.confirmed(&tunnel(1), asked, 3), "nor what is on its way");
     assert!(old.is_some() && a.due(3).len() == 1);
 }
 
@@ -259,11 +270,11 @@ fn nothing_that_was_agreed_on_is_for_a_tunnel_to_another_key() {
 fn a_new_svid_is_for_new_keys() {
     let mut a = agreements(0);
     let ask = a.due(1).remove(0);
-    assert!(a.answered("node-b", ask.attempt, agreed(1, u64::MAX), 1));
+    assert!(a.answered(&tunnel(1), ask.attempt, agreed(1, u64::MAX), 1));
     assert!(a.due(2).is_empty());
     a.renew_all(3);
     assert_eq!(a.due(3).len(), 1);
-    assert!(a.key("node-b").is_some(), "the old one is in force until then");
+    assert!(a.key(&tunnel(1)).is_some(), "the old one is in force until then");
 }
 
 /// Somebody on the way lets everything through but the last word, which neither side can know.
@@ -294,10 +305,35 @@ fn who_fails_is_asked_more_and_more_seldom() {
     while now < 3_600 * SECOND {
         for ask in a.due(now) {
             asked += 1;
-            a.failed("node-b", ask.attempt, "no route".to_owned(), now);
+            a.failed(&tunnel(1), ask.attempt, "no route".to_owned(), now);
         }
         now += SECOND / 10;
     }
     assert!((100..150).contains(&asked), "{asked} in an hour");
     assert_eq!(a.last_error("node-b"), Some("no route"));
+}
+
+/// While keys change there are several tunnels between two nodes: one is asked for, another may come.
+#[test]
+fn a_tunnel_that_is_not_asked_for_is_agreed_on_when_the_other_side_asks() {
+    let mut a = agreements(0);
+    let other = TunnelId { peer: key(1, 2), ..tunnel(1) };
+    a.set_tunnels(&BTreeMap::from([(tunnel(1), false), (other.clone(), true)]));
+    let asks = a.due(1);
+    assert_eq!(asks.iter().map(|ask| &ask.tunnel).collect::<Vec<_>>(), [&other]);
+    let asked = a.asked(&tunnel(1), agreed(1, u64::MAX), 1).unwrap();
+    assert!(a.confirmed(&tunnel(1), asked, 2));
+    assert!(a.answered(&other, asks[0].attempt, agreed(2, u64::MAX), 3));
+    assert_eq!(a.agreed().count(), 2);
+    assert_ne!(a.key(&tunnel(1)).map(|key| &key.key), a.key(&other).map(|key| &key.key));
+    // Whether the other side has it is not known: it is asked for after all.
+    let third = TunnelId { own: key(0, 2), ..tunnel(1) };
+    let tunnels = [(tunnel(1), false), (other.clone(), true), (third.clone(), false)];
+    a.set_tunnels(&BTreeMap::from(tunnels));
+    let asked = a.asked(&third, agreed(3, u64::MAX), 4).unwrap();
+    a.unconfirmed(&third, asked, 4);
+    assert!(a.key(&third).is_none());
+    assert_eq!(a.due(4 + ASK_AGAIN_MOST).iter().map(|ask| &ask.tunnel).collect::<Vec<_>>(), [&third]);
+    a.set_tunnels(&BTreeMap::from([(other, true)]));
+    assert_eq!(a.agreed().count(), 1, "the others end with their keys");
 }

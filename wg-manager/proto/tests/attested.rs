@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use countersign_certs::{Svid, VerifyError, signature};
 use countersign_wg_proto::{
     Announcement, DecodeError, Desired, KeyRing, OwnNode, PresharedKey, PublicKey, Refusal, RemoteNode,
-    Shrink, Statement, announce,
+    Shrink, Slot, Statement, announce,
 };
 use ipnet::IpNet;
 use proptest::prelude::*;
@@ -220,6 +220,7 @@ fn remote(world: &World, name: &str, seed: u8, pods: &[&str]) -> RemoteNode {
     let key = ring.accept(name, &world.announce(name, key(seed), 1), &world.bundle, NOW).unwrap().clone();
     RemoteNode {
         key,
+        slot: Slot::default(),
         endpoint: format!("192.0.2.{seed}:51871").parse().unwrap(),
         pod_cidrs: nets(pods),
         addresses: [format!("192.0.2.{seed}").parse().unwrap()].into(),
@@ -233,7 +234,7 @@ fn desired(nodes: Vec<RemoteNode>) -> Desired {
         pod_cidrs: nets(&["10.0.0.0/24"]),
         addresses: ["192.0.2.100".parse().unwrap()].into(),
     };
-    Desired { own, nodes, complete: true, ..Desired::default() }
+    Desired { own, nodes, slots: [Slot::default()].into(), complete: true, ..Desired::default() }
 }
 
 #[test]
@@ -243,10 +244,11 @@ fn proved_nodes_get_peers_and_routes() {
     a.preshared_key = Some(PresharedKey::from_bytes([7; 32]));
     let goal = desired(vec![a]).goal(25, NOW);
     assert_eq!(goal.problems, Vec::<String>::new());
-    let peer = &goal.device.peers[&key(1)];
+    let peer = &goal.devices[&Slot::default()].peers[&key(1)];
     assert_eq!(peer.allowed_ips, nets(&["10.0.1.0/24", "fd00:1::/64", "192.0.2.1/32"]));
     assert_eq!((peer.keepalive, peer.preshared_key.is_some()), (25, true));
-    let routes: Vec<_> = goal.routes.into_iter().map(|(net, through)| (net.to_string(), through)).collect();
+    let routes: Vec<_> =
+        goal.routes.into_iter().map(|(net, ways)| (net.to_string(), !ways.is_empty())).collect();
     assert_eq!(routes, [("10.0.1.0/24".to_owned(), true), ("fd00:1::/64".to_owned(), true)]);
     assert_eq!((goal.shrink, goal.valid_until), (Shrink::Allowed, Some(NOW + 3600)));
 }
@@ -256,16 +258,16 @@ fn unproved_nodes_get_no_peer_and_their_pods_are_unreachable() {
     let mut wish = desired(vec![]);
     wish.unproved.insert("a".into(), nets(&["10.0.1.0/24"]));
     let goal = wish.goal(25, NOW);
-    assert!(goal.device.peers.is_empty());
-    assert_eq!(goal.routes, [("10.0.1.0/24".parse().unwrap(), false)].into());
+    assert!(goal.devices[&Slot::default()].peers.is_empty());
+    assert_eq!(goal.routes, [("10.0.1.0/24".parse().unwrap(), vec![])].into());
 }
 
 #[test]
 fn an_expired_key_makes_a_node_unproved() {
     let world = World::new("countersign.lab");
     let goal = desired(vec![remote(&world, "a", 1, &["10.0.1.0/24"])]).goal(25, NOW + 3600);
-    assert!(goal.device.peers.is_empty());
-    assert_eq!(goal.routes, [("10.0.1.0/24".parse().unwrap(), false)].into());
+    assert!(goal.devices[&Slot::default()].peers.is_empty());
+    assert_eq!(goal.routes, [("10.0.1.0/24".parse().unwrap(), vec![])].into());
     assert_eq!(goal.problems, ["node a: its key's announcement has expired"]);
 }
 
@@ -275,10 +277,16 @@ fn contested_prefixes_are_nobodys() {
     let a = remote(&world, "a", 1, &["10.0.1.0/24", "10.0.3.0/24"]);
     let b = remote(&world, "b", 2, &["10.0.2.0/24", "10.0.1.128/25"]);
     let goal = desired(vec![a, b]).goal(25, NOW);
-    assert_eq!(goal.device.peers[&key(1)].allowed_ips, nets(&["10.0.3.0/24", "192.0.2.1/32"]));
-    assert_eq!(goal.device.peers[&key(2)].allowed_ips, nets(&["10.0.2.0/24", "192.0.2.2/32"]));
+    assert_eq!(
+        goal.devices[&Slot::default()].peers[&key(1)].allowed_ips,
+        nets(&["10.0.3.0/24", "192.0.2.1/32"])
+    );
+    assert_eq!(
+        goal.devices[&Slot::default()].peers[&key(2)].allowed_ips,
+        nets(&["10.0.2.0/24", "192.0.2.2/32"])
+    );
     assert_eq!(goal.problems, ["10.0.1.128/25 of node b overlaps 10.0.1.0/24 of node a"]);
-    let through: Vec<_> = goal.routes.values().copied().collect();
+    let through: Vec<_> = goal.routes.values().map(|ways| !ways.is_empty()).collect();
     assert_eq!(through, [false, false, true, true]);
 }
 
@@ -288,7 +296,10 @@ fn nobody_gets_the_underlay_or_this_nodes_pods() {
     let greedy = ["192.0.2.0/24", "0.0.0.0/0", "10.0.0.0/25", "192.0.2.100/32"];
     for net in greedy {
         let goal = desired(vec![remote(&world, "a", 1, &[net])]).goal(25, NOW);
-        assert!(goal.device.peers[&key(1)].allowed_ips.is_subset(&nets(&["192.0.2.1/32"])), "{net}");
+        assert!(
+            goal.devices[&Slot::default()].peers[&key(1)].allowed_ips.is_subset(&nets(&["192.0.2.1/32"])),
+            "{net}"
+        );
         assert!(goal.routes.is_empty(), "{net}: not even a fallback, which would cut off the node itself");
         assert!(!goal.problems.is_empty(), "{net}");
         let mut wish = desired(vec![]);
@@ -306,10 +317,10 @@ fn one_key_for_two_nodes_is_nobodys() {
     let world = World::new("countersign.lab");
     let (a, b) = (remote(&world, "a", 1, &["10.0.1.0/24"]), remote(&world, "b", 1, &["10.0.2.0/24"]));
     let goal = desired(vec![a, b]).goal(25, NOW);
-    assert!(goal.device.peers.is_empty());
+    assert!(goal.devices[&Slot::default()].peers.is_empty());
     let same = goal.problems.iter().filter(|problem| problem.ends_with("has the same WireGuard key"));
     assert_eq!(same.count(), 2);
-    assert_eq!(goal.routes.values().collect::<Vec<_>>(), [&false, &false]);
+    assert!(goal.routes.len() == 2 && goal.routes.values().all(Vec::is_empty));
 }
 
 /// What an earlier process accepted is accepted no more in an older form.
@@ -333,4 +344,75 @@ fn epochs_outlive_the_process() {
     after.accept("a", &new, &world.bundle, NOW).unwrap();
     after.restore([("a".to_owned(), 1, key(1))]);
     assert_eq!(after.last().collect::<Vec<_>>(), [("a", 6, &key(2))], "nothing is lowered");
+}
+
+// ---- a node that changes its key
+
+#[test]
+fn a_next_key_is_taken_beside_the_one_that_is_and_takes_its_place() {
+    let world = World::new("countersign.lab");
+    let mut ring = ring();
+    let next = world.announce("a", key(2), 7);
+    assert_eq!(ring.accept_next("a", &next, &world.bundle, NOW), Err(Refusal::NoCurrent));
+    let current = world.announce("a", key(1), 4);
+    ring.accept("a", &current, &world.bundle, NOW).unwrap();
+    ring.accept_next("a", &next, &world.bundle, NOW).unwrap();
+    let epochs = |ring: &KeyRing| ring.of_node("a").map(|key| key.epoch()).collect::<Vec<_>>();
+    assert_eq!(epochs(&ring), [7, 4]);
+    ring.accept("a", &current, &world.bundle, NOW).unwrap();
+    assert_eq!(epochs(&ring), [7, 4], "what is said again changes nothing");
+    ring.accept("a", &next, &world.bundle, NOW).unwrap();
+    assert_eq!(epochs(&ring), [7]);
+    ring.accept_next("a", &next, &world.bundle, NOW).unwrap();
+    assert_eq!(epochs(&ring), [7], "it is no longer the next one");
+    let replayed = Err(Refusal::Replayed { epoch: 4, accepted: 7 });
+    assert_eq!(ring.accept("a", &current, &world.bundle, NOW).map(|_| ()), replayed);
+}
+
+#[test]
+fn next_keys_are_refused_for_every_reason() {
+    let world = World::new("countersign.lab");
+    let mut ring = ring();
+    ring.accept("a", &world.announce("a", key(1), 4), &world.bundle, NOW).unwrap();
+    ring.accept("b", &world.announce("b", key(9), 4), &world.bundle, NOW).unwrap();
+    let mut refused = |text: &str| ring.accept_next("a", text, &world.bundle, NOW).unwrap_err();
+    assert_eq!(refused(&world.announce("a", key(2), 6)), Refusal::NotNext { epoch: 6, current: 4 });
+    assert_eq!(refused(&world.announce("a", key(2), 3)), Refusal::NotNext { epoch: 3, current: 4 });
+    assert_eq!(refused(&world.announce("a", key(2), 4)), Refusal::NotNext { epoch: 4, current: 4 });
+    assert_eq!(refused(&world.announce("b", key(2), 5)), Refusal::OtherNode("b".into()));
+    assert_eq!(refused(&world.announce("a", key(200), 5)), Refusal::OwnKey);
+    assert_eq!(refused(&world.announce("a", key(9), 5)), Refusal::Duplicate("b".into()));
+    let by_b = forge(&world.svid("b", 3600), Statement { epoch: 5, ..statement("a") });
+    assert!(matches!(refused(&by_b), Refusal::Signature(_)));
+    let expired = forge(&world.svid("a", 3600), Statement { epoch: 5, not_after: NOW, ..statement("a") });
+    assert!(matches!(refused(&expired), Refusal::Expired { .. }));
+    ring.accept_next("a", &world.announce("a", key(2), 7), &world.bundle, NOW).unwrap();
+    let mut refused = |text: &str| ring.accept_next("a", text, &world.bundle, NOW).unwrap_err();
+    assert_eq!(refused(&world.announce("a", key(2), 5)), Refusal::Replayed { epoch: 5, accepted: 7 });
+    assert_eq!(refused(&world.announce("a", key(3), 7)), Refusal::Equivocation);
+    let other = world.announce("a", key(3), 7);
+    assert_eq!(ring.accept("a", &other, &world.bundle, NOW).map(|_| ()), Err(Refusal::Equivocation));
+    let taken = ring.accept("c", &world.announce("c", key(2), 4), &world.bundle, NOW).map(|_| ());
+    assert_eq!(taken, Err(Refusal::Duplicate("a".into())), "a next key is somebody's, too");
+    assert_eq!(ring.expire(NOW + 3600).len(), 3);
+    assert_eq!(ring.of_node("a").count(), 0);
+}
+
+#[test]
+fn both_tunnels_to_a_node_are_there_and_the_better_one_is_named_first() {
+    let world = World::new("countersign.lab");
+    let old = remote(&world, "a", 1, &["10.0.1.0/24"]);
+    let new = RemoteNode { slot: Slot::of(0, 1), ..remote(&world, "a", 2, &["10.0.1.0/24"]) };
+    let goal = desired(vec![new.clone(), old.clone()]).goal(25, NOW);
+    assert_eq!(goal.problems, Vec::<String>::new());
+    let ways: Vec<_> = goal.routes.values().next().unwrap().iter().map(|way| (way.slot, way.peer)).collect();
+    assert_eq!(ways, [(Slot::of(0, 1), key(2)), (Slot::default(), key(1))]);
+    for (slot, seed) in [(Slot::default(), 1), (Slot::of(0, 1), 2)] {
+        let peer = &goal.devices[&slot].peers[&key(seed)];
+        assert!(peer.allowed_ips.is_superset(&nets(&["10.0.1.0/24"])), "both are heard");
+    }
+    // In one device the prefix would be one's only, and the other one not be heard.
+    let goal = desired(vec![RemoteNode { slot: old.slot, ..new }, old]).goal(25, NOW);
+    assert!(goal.devices[&Slot::default()].peers.is_empty() && goal.routes.values().all(Vec::is_empty));
+    assert_eq!(goal.problems.len(), 2, "{:?}", goal.problems);
 }

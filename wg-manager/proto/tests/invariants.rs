@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::LazyLock;
 
-use countersign_wg_proto::{Desired, Device, KeyRing, OwnNode, PublicKey, RemoteNode, Shrink, plan};
+use countersign_wg_proto::{Desired, Device, KeyRing, OwnNode, PublicKey, RemoteNode, Shrink, Slot, plan};
 use ipnet::IpNet;
 use proptest::prelude::*;
 use world::{NOW, World, key};
@@ -141,6 +141,7 @@ fn remote(number: usize, seed: u8, pod_cidrs: BTreeSet<IpNet>) -> RemoteNode {
     let address: IpAddr = format!("192.0.2.{}", number + 1).parse().unwrap();
     RemoteNode {
         key,
+        slot: Slot::default(),
         endpoint: (address, 51871).into(),
         pod_cidrs,
         addresses: [address].into(),
@@ -158,6 +159,7 @@ fn desired() -> impl Strategy<Value = Desired> {
             addresses: ["192.0.2.100".parse().unwrap()].into(),
         };
         Desired {
+            slots: [Slot::default()].into(),
             own,
             nodes: nodes.map(|(number, (_, seed, pods))| remote(number, seed, pods)).collect(),
             unproved: [("x".to_owned(), unproved)].into(),
@@ -173,12 +175,9 @@ fn overlap(a: &IpNet, b: &IpNet) -> bool {
 /// Everything that must hold of any goal.
 fn check(desired: &Desired, now: u64) -> Result<(), TestCaseError> {
     let goal = desired.goal(25, now);
-    let owned: Vec<(PublicKey, IpNet)> = goal
-        .device
-        .peers
-        .iter()
-        .flat_map(|(key, peer)| peer.allowed_ips.iter().map(|net| (*key, *net)))
-        .collect();
+    let device = &goal.devices[&Slot::default()];
+    let owned: Vec<(PublicKey, IpNet)> =
+        device.peers.iter().flat_map(|(key, peer)| peer.allowed_ips.iter().map(|net| (*key, *net))).collect();
     for (at, (key, net)) in owned.iter().enumerate() {
         let others = owned[at + 1..].iter().filter(|(other, _)| other != key);
         prop_assert!(
@@ -187,11 +186,12 @@ fn check(desired: &Desired, now: u64) -> Result<(), TestCaseError> {
         );
         prop_assert!(!overlap(net, &"10.0.0.0/24".parse().unwrap()), "{net} is this node's");
     }
-    for (net, through) in &goal.routes {
+    for (net, ways) in &goal.routes {
+        let through = !ways.is_empty();
         let has_owner = owned.iter().any(|(_, other)| other == net);
-        prop_assert!(!*through || has_owner, "{net} leads into the device, to nobody");
+        prop_assert!(!through || has_owner, "{net} leads into the device, to nobody");
         let claimed_by_unproved = desired.unproved.values().flatten().any(|other| overlap(net, other));
-        prop_assert!(!*through || !claimed_by_unproved, "{net} is contested");
+        prop_assert!(!through || !claimed_by_unproved, "{net} is contested");
         let underlay =
             ["192.0.2.100", "192.0.2.1", "192.0.2.2", "192.0.2.3"].map(|ip| ip.parse::<IpAddr>().unwrap());
         let known = desired.nodes.iter().flat_map(|node| &node.addresses).chain(&desired.own.addresses);
@@ -200,13 +200,13 @@ fn check(desired: &Desired, now: u64) -> Result<(), TestCaseError> {
         prop_assert!(!covers, "a route to {net} would catch the tunnel's own packets");
     }
     for node in desired.nodes.iter().filter(|node| node.key.not_after() <= now) {
-        prop_assert!(!goal.device.peers.contains_key(node.key.public_key()));
+        prop_assert!(!device.peers.contains_key(node.key.public_key()));
     }
     // What is not as wished is said.
     let wished: usize = desired.nodes.iter().map(|node| node.pod_cidrs.len()).sum();
-    let routed = goal.routes.values().filter(|through| **through).count();
+    let routed = goal.routes.values().filter(|ways| !ways.is_empty()).count();
     prop_assert!(routed == wished || !goal.problems.is_empty(), "{routed} of {wished}, and no problem");
-    check_reachable(&goal.device)
+    check_reachable(device)
 }
 
 /// A device can be brought there.
@@ -234,6 +234,6 @@ proptest! {
         let goal = desired.goal(25, NOW);
         desired.nodes.reverse();
         let again = desired.goal(25, NOW);
-        prop_assert_eq!((goal.device, goal.routes), (again.device, again.routes));
+        prop_assert_eq!((goal.devices, goal.routes), (again.devices, again.routes));
     }
 }

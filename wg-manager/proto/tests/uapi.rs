@@ -9,6 +9,8 @@ use countersign_wg_proto::uapi::{
 use countersign_wg_proto::{Device, Observed, Op, Peer, PeerStats, PresharedKey, PrivateKey, PublicKey};
 use ipnet::IpNet;
 use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 
 fn nets() -> impl Strategy<Value = BTreeSet<IpNet>> {
     let v4 =
@@ -245,4 +247,37 @@ fn lists_are_bounded() {
     assert_eq!(parse_request(&prefixes), Err(UapiError::TooLarge("allowed IPs")));
     let long = "x".repeat(MAX_UAPI_MESSAGE + 1);
     assert_eq!(parse_request(&long), Err(UapiError::TooLarge("bytes")));
+}
+
+/// Messages for longer: `cargo xtask fuzz uapi --minutes 30`.
+#[test]
+fn mutated_messages_do_no_harm() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let (seed, seconds) = (number("CS_FUZZ_SEED").unwrap_or(1), number("CS_FUZZ_SECONDS"));
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    let mut runner = TestRunner::new_with_rng(ProptestConfig::default(), rng);
+    let genuine = observed().prop_map(|observed| encode_get_reply(&observed).to_string());
+    let text = prop_oneof![message(), genuine, any::<String>()];
+    let mutated = (text, prop::collection::vec((any::<usize>(), any::<char>()), 0..6));
+    let (began, mut texts, mut understood) = (std::time::Instant::now(), 0, 0);
+    while seconds.map_or(texts < 2_000, |seconds| began.elapsed().as_secs() < seconds) {
+        let (text, changes) = mutated.new_tree(&mut runner).unwrap().current();
+        let mut letters: Vec<char> = text.chars().collect();
+        for (at, letter) in changes {
+            let at = at % (letters.len() + 1);
+            letters.splice(at..(at + usize::from(letter.is_alphabetic())).min(letters.len()), [letter]);
+        }
+        let text: String = letters.into_iter().collect();
+        let request = parse_request(&text);
+        if let Ok(observed) = parse_get(&text) {
+            // What is understood is understood for good.
+            assert_eq!(parse_get(&encode_get_reply(&observed)), Ok(observed), "{text}");
+        }
+        let _ = parse_set_reply(&text);
+        understood += u32::from(request.is_ok());
+        texts += 1;
+    }
+    println!("seed {seed}, {:?}: {texts} texts, {understood} of them requests", began.elapsed());
 }

@@ -2,7 +2,8 @@
 
 use clap::Parser;
 
-use crate::limits::MAX_NAME;
+use crate::limits::THREADS;
+use crate::tun_sys::MAX_NAME;
 
 /// A WireGuard device in user space, configured with wg(8).
 ///
@@ -29,9 +30,22 @@ pub struct Args {
     /// without a lost packet. That process ends; where it cannot give everything away, it goes on.
     #[arg(long, conflicts_with = "mtu")]
     pub take_over: bool,
+    /// Threads for each direction; one flow uses them all, in order. Without it, a quarter of the cores: as many
+    /// again work for the other direction, and those who send and receive need theirs.
+    #[arg(long, env = "COUNTERSIGN_WG_THREADS", value_name = "NUMBER",
+          value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub threads: Option<u16>,
     /// Write a line to this file descriptor, and close it, when device and socket are there.
     #[arg(long, value_name = "FD")]
     pub ready_fd: Option<i32>,
+}
+
+impl Args {
+    /// Threads for each direction.
+    pub fn threads(&self) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        self.threads.map_or((cores / 4).clamp(1, THREADS), usize::from)
+    }
 }
 
 fn interface(name: &str) -> Result<String, String> {

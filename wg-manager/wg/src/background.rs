@@ -27,6 +27,7 @@ pub fn start(args: &Args) -> anyhow::Result<()> {
     let mut child = Command::new(program)
         .args(["--foreground", "--log-level", args.log_level.as_str()])
         .args(device)
+        .args(args.threads.map(|threads| format!("--threads={threads}")))
         .args(["--ready-fd", &writer.as_raw_fd().to_string(), "--", &args.interface])
         .env("COUNTERSIGN_WG_BACKGROUND", "1")
         .current_dir("/")

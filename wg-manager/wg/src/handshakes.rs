@@ -5,11 +5,11 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use countersign_wg_core::{Guard, INITIATION, Kind, RESPONSE, receive, receiver};
+use countersign_wg_core::{COOKIE_REPLY, INITIATION, Kind, RESPONSE, receive, receiver};
 
 use crate::clock;
 use crate::device::{Device, PeerCell, Slot, lock, random};
-use crate::limits::{HANDSHAKES, LOADED, LOADED_FOR};
+use crate::limits::{AT_ONCE, HANDSHAKES, LOADED, LOADED_FOR, MAX_SEGMENTS};
 
 /// A handshake message, and who sent it.
 struct Message {
@@ -52,64 +52,99 @@ impl Queue {
         lock(&self.waiting).closed = false;
     }
 
-    /// The next one, and how many wait behind it. Nothing, when there will be none.
-    fn pop(&self) -> Option<(Message, usize)> {
+    /// The next few, in their order, and how many wait behind them. Nothing, when there will be none.
+    fn pop(&self, some: &mut Vec<Message>) -> Option<usize> {
         let mut waiting = lock(&self.waiting);
-        loop {
-            if let Some(message) = waiting.messages.pop_front() {
-                return Some((message, waiting.messages.len()));
-            }
+        while waiting.messages.is_empty() {
             if waiting.closed {
                 return None;
             }
             waiting = self.news.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
+        let count = waiting.messages.len().min(AT_ONCE);
+        some.extend(waiting.messages.drain(..count));
+        Some(waiting.messages.len())
     }
 }
 
 /// Answers, until the queue is closed.
 pub fn run(device: &Device) {
     let mut loaded_until = 0;
-    while let Some((message, waiting)) = device.queue.pop() {
+    let (mut some, mut replies) = (Vec::with_capacity(AT_ONCE), Replies::default());
+    while let Some(waiting) = device.queue.pop(&mut some) {
         let now = clock::boot();
         if waiting >= LOADED {
             loaded_until = now + LOADED_FOR;
         }
-        handle(device, &message, now < loaded_until, now);
+        for message in some.drain(..) {
+            handle(device, &message, now < loaded_until, now, &mut replies);
+        }
+        replies.send(device);
     }
 }
 
-fn handle(device: &Device, message: &Message, loaded: bool, now: u64) {
+/// Cookies on their way to one address: a flood from there is answered in few system calls.
+#[derive(Default)]
+struct Replies {
+    to: Option<SocketAddr>,
+    bytes: Vec<u8>,
+    /// Random bytes not used yet: asking for many at once costs little more than for a few.
+    nonces: Vec<[u8; NONCE]>,
+}
+
+/// Bytes of a cookie reply's nonce.
+const NONCE: usize = 24;
+
+impl Replies {
+    fn nonce(&mut self) -> [u8; NONCE] {
+        if self.nonces.is_empty() {
+            let bytes: [u8; NONCE * AT_ONCE] = random();
+            self.nonces.extend(bytes.chunks_exact(NONCE).filter_map(|nonce| nonce.first_chunk()));
+        }
+        self.nonces.pop().unwrap_or_else(random)
+    }
+
+    fn push(&mut self, device: &Device, reply: &[u8; COOKIE_REPLY], to: SocketAddr) {
+        if self.to != Some(to) {
+            self.send(device);
+            self.to = Some(to);
+        }
+        self.bytes.extend_from_slice(reply);
+    }
+
+    fn send(&mut self, device: &Device) {
+        if let (Some(to), Some(socket)) = (self.to.take(), &*device.socket.load()) {
+            for run in self.bytes.chunks(MAX_SEGMENTS * COOKIE_REPLY) {
+                socket.send_run(run, COOKIE_REPLY, to);
+            }
+        }
+        self.bytes.clear();
+    }
+}
+
+fn handle(device: &Device, message: &Message, loaded: bool, now: u64, replies: &mut Replies) {
     let kind = Kind::of(&message.bytes);
     if kind == Some(Kind::CookieReply) {
         return hear_cookie(device, &message.bytes, now);
     }
     let mut guard = lock(&device.guard);
     let Some(guard) = guard.as_mut() else { return };
-    if guard.knows_us(&message.bytes) && (!loaded || admitted(device, guard, message, now)) {
+    if !guard.knows_us(&message.bytes) {
+        return;
+    }
+    if loaded && !guard.hears_us(&message.bytes, message.from) {
+        if guard.secret_is_old(now) {
+            guard.renew(random(), now);
+        }
+        let reply = guard.reply(&message.bytes, message.from, &replies.nonce());
+        reply.iter().for_each(|reply| replies.push(device, reply, message.from));
+    } else if !loaded || guard.admits(message.from.ip(), now) {
         match kind {
             Some(Kind::Initiation) => answer(device, message),
             Some(Kind::Response) => finish(device, message),
             _ => {}
         }
     }
-}
-
-/// Under load: only who hears us, and not too often.
-fn admitted(device: &Device, guard: &mut Guard, message: &Message, now: u64) -> bool {
-    if guard.secret_is_old(now) {
-        guard.renew(random(), now);
-    }
-    if guard.hears_us(&message.bytes, message.from) {
-        return guard.admits(message.from.ip(), now);
-    }
-    let reply = guard.reply(&message.bytes, message.from, &random());
-    if let (Some(reply), Some(socket)) = (reply, &*device.socket.load())
-        && let Err(error) = socket.send(&reply, None, message.from)
-    {
-        tracing::trace!(%error, "sending a cookie");
-    }
-    false
 }
 
 fn answer(device: &Device, message: &Message) {

@@ -23,6 +23,8 @@ pub const TICK: Duration = Duration::from_millis(100);
 pub const SILENCE: Duration = Duration::from_secs(1);
 /// Handshake messages that wait: as many as the kernel's implementation keeps.
 pub const HANDSHAKES: usize = 4096;
+/// Of them, taken from the queue at once.
+pub const AT_ONCE: usize = 64;
 /// So many are a load under which senders must show that they hear us.
 pub const LOADED: usize = HANDSHAKES / 8;
 /// And for so long after that, in nanoseconds.
@@ -34,8 +36,9 @@ pub const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for the device to be ready, before a starting process in the foreground gives up on the one in the
 /// background.
 pub const START_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest interface name (`IFNAMSIZ` with the final zero).
-pub const MAX_NAME: usize = 15;
+/// Threads for each direction, unless more are asked for: reading and sending are one after the other, and fill about
+/// four cores that seal.
+pub const THREADS: usize = 4;
 /// Threads for configuration. Packets have their own.
 pub const WORKERS: usize = 1;
 /// Packets the kernel holds for us in the TUN: a hundred pairs' released bursts of twenty, while the process

@@ -10,13 +10,12 @@
 
 mod args;
 mod background;
-mod checksum;
 mod clock;
 mod device;
 mod hand_over;
 mod handshakes;
 mod limits;
-mod offload;
+mod line;
 mod plane;
 mod receive;
 mod server;
@@ -24,7 +23,6 @@ mod socket;
 mod sources;
 mod transmit;
 mod tun;
-mod tun_sys;
 mod udp_recv;
 mod workers;
 
@@ -35,8 +33,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use countersign_wg::{offload, tun_sys};
 use tokio::net::UnixListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Mutex;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -74,6 +73,9 @@ fn foreground(args: &Args) -> anyhow::Result<()> {
 }
 
 async fn run(args: &Args) -> anyhow::Result<()> {
+    // Before anybody can know that we are here.
+    let signals =
+        Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
     let mut ready = Ready::new(args.ready_fd);
     let started = if args.take_over { take_over(args).await } else { start(args).await };
     let (tun, plane, mut server, successors) = match started {
@@ -88,7 +90,7 @@ async fn run(args: &Args) -> anyhow::Result<()> {
         }
     };
     tracing::info!(interface = args.interface, mtu = tun.mtu(), "ready");
-    let result = serve(tun, Arc::new(Mutex::new(plane)), &server, &successors).await;
+    let result = serve(tun, Arc::new(Mutex::new(plane)), &server, &successors, signals).await;
     if matches!(result, Ok(End::HandedOver)) {
         server.leave();
     } else {
@@ -104,9 +106,12 @@ type Started = (Tun, Plane, Server, UnixListener);
 async fn start(args: &Args) -> anyhow::Result<Started> {
     let name = &args.interface;
     let tun = Tun::create(name, args.mtu).with_context(|| format!("creating the TUN device {name}"))?;
-    let server = Server::bind(name).await.with_context(|| format!("listening on {name}.sock"))?;
-    let plane = Plane::new(Arc::new(Device::new(tun.clone())))?;
+    let listening = || format!("listening on {name}.sock");
+    Server::wait_for_predecessor(name).await.with_context(listening)?;
     let successors = UnixListener::from_std(hand_over::listen(name).context("listening for successors")?)?;
+    let plane = Plane::new(Arc::new(Device::new(tun.clone())), args.threads())?;
+    // Last: whoever can connect to it may rely on all the rest.
+    let server = Server::bind(name).with_context(listening)?;
     Ok((tun, plane, server, successors))
 }
 
@@ -120,9 +125,15 @@ async fn take_over(args: &Args) -> anyhow::Result<Started> {
     let mut inheritance = tokio::task::spawn_blocking(|| offer.take()).await??;
     let tun = Tun::inherited(inheritance.tun.try_clone()?, inheritance.state.features)?;
     let server = Server::inherited(name, inheritance.listener.try_clone()?)?;
-    let plane = Plane::inherited(Arc::new(Device::new(tun.clone())), &mut inheritance)?;
+    let plane = Plane::inherited(Arc::new(Device::new(tun.clone())), args.threads(), &mut inheritance)?;
     let successors = UnixListener::from_std(inheritance.successors.try_clone()?.into())?;
     Ok((tun, plane, server, successors))
+}
+
+/// What asks the process to end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
 }
 
 /// Why a process ends in order.
@@ -136,12 +147,11 @@ async fn serve(
     plane: Arc<Mutex<Plane>>,
     server: &Server,
     successors: &UnixListener,
+    mut signals: Signals,
 ) -> anyhow::Result<End> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
-        _ = terminate.recv() => Ok(End::Asked),
-        _ = interrupt.recv() => Ok(End::Asked),
+        _ = signals.terminate.recv() => Ok(End::Asked),
+        _ = signals.interrupt.recv() => Ok(End::Asked),
         served = server.run(Arc::clone(&plane)) => served.map(|()| End::Asked).context("configuration socket"),
         () = tun.gone() => Err(anyhow::anyhow!("the device was deleted")),
         () = give(&plane, server, successors) => Ok(End::HandedOver),

@@ -36,8 +36,8 @@ pub struct Errno(pub i32);
 
 impl Plane {
     /// A device without key and peers.
-    pub fn new(device: Arc<Device>) -> io::Result<Self> {
-        let workers = Workers::start(&device)?;
+    pub fn new(device: Arc<Device>, threads: usize) -> io::Result<Self> {
+        let workers = Workers::start(&device, threads)?;
         Ok(Self { device, workers, config: Config::default(), fwmark: 0 })
     }
 
@@ -47,7 +47,11 @@ impl Plane {
     }
 
     /// Goes on where another process has stopped.
-    pub fn inherited(device: Arc<Device>, inheritance: &mut Inheritance) -> anyhow::Result<Self> {
+    pub fn inherited(
+        device: Arc<Device>,
+        threads: usize,
+        inheritance: &mut Inheritance,
+    ) -> anyhow::Result<Self> {
         let State { device: text, port, peers, .. } = &mut inheritance.state;
         let observed = parse_get(text)?;
         let config = Config { listen_port: *port, ..observed.device };
@@ -56,7 +60,7 @@ impl Plane {
             let socket = Socket::prepared(socket2::Socket::from(socket), 0)?;
             device.socket.store(Some(Arc::new(socket)));
         }
-        let workers = Workers::stopped(&device)?;
+        let workers = Workers::stopped(&device, threads)?;
         let mut plane = Self { device, workers, config, fwmark: observed.fwmark };
         // Without an own key nothing is sent yet.
         plane.set_table(&Config::default(), &SetRequest::default());
@@ -161,8 +165,26 @@ impl Plane {
 
     /// The peers are those of the configuration.
     fn set_table(&self, before: &Config, request: &SetRequest) {
-        let old = self.device.table.load_full();
         let fresh = fresh(request);
+        let old = self.device.table.load_full();
+        // A cluster's preshared keys come one by one: they change nobody's prefixes.
+        let same = before.peers.len() == self.config.peers.len()
+            && before.peers.iter().zip(&self.config.peers).all(|((old, before), (key, after))| {
+                old == key && before.allowed_ips == after.allowed_ips && !fresh(key)
+            });
+        let table = if same { old } else { self.replace_table(&old, &fresh) };
+        let endpoints: BTreeMap<PublicKey, SocketAddr> = request
+            .peers
+            .iter()
+            .filter_map(|section| Some((section.public_key, section.endpoint?)))
+            .collect();
+        for (key, cell) in &table.peers {
+            let known = before.peers.get(key).filter(|_| !fresh(key));
+            self.set_peer(cell, known, &self.config.peers[key], endpoints.get(key).copied());
+        }
+    }
+
+    fn replace_table(&self, old: &Table, fresh: &impl Fn(&PublicKey) -> bool) -> Arc<Table> {
         let mut table = Table::default();
         for (key, peer) in &self.config.peers {
             let kept = old.peers.get(key).filter(|_| !fresh(key));
@@ -177,10 +199,7 @@ impl Plane {
                 self.device.remove(cell);
             }
         }
-        for (key, cell) in &table.peers {
-            let known = before.peers.get(key).filter(|_| !fresh(key));
-            self.set_peer(cell, known, &self.config.peers[key], request_endpoint(request, key));
-        }
+        table
     }
 
     /// What is not in the table. A keepalive begins when the peer has its place and its key.
@@ -230,12 +249,6 @@ fn fresh(request: &SetRequest) -> impl Fn(&PublicKey) -> bool {
         request.peers.iter().filter(|section| section.remove).map(|section| section.public_key).collect();
     let all = request.replace_peers;
     move |key| all || removed.contains(key)
-}
-
-/// The endpoint a request names for a peer: that of its last section that has one.
-fn request_endpoint(request: &SetRequest, key: &PublicKey) -> Option<SocketAddr> {
-    let sections = request.peers.iter().filter(|section| section.public_key == *key);
-    sections.filter_map(|section| section.endpoint).next_back()
 }
 
 /// What the peer sections of a request do to the configuration. A prefix has one owner: adding it to a peer

@@ -1,4 +1,5 @@
-//! From the network to the TUN device: one thread receives, opens, joins and writes.
+//! From the network to the TUN device: a thread receives, opens, joins and writes. Where there are several, they
+//! receive and write one after the other, and open side by side.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use countersign_wg_core::{Header, Kind, Session, receiver};
 use crate::clock;
 use crate::device::{Device, PeerCell, Slot};
 use crate::limits::MAX_SEGMENTS;
+use crate::line::Line;
 use crate::offload::Joiner;
 use crate::socket::Socket;
 use crate::udp_recv::{Datagrams, Receiver};
@@ -31,19 +33,26 @@ struct Run<'a> {
 }
 
 /// Carries messages until the socket is closed, or it is stopped.
-pub fn run(device: &Device, socket: &Socket) {
+pub fn run(device: &Device, socket: &Socket, line: &Line) {
     let (mut receiver, mut joiner) = (Receiver::new(), Joiner::default());
     while !socket.is_closed() && !device.is_stopped() {
-        match receiver.receive(socket) {
-            Ok(datagrams) => carry(device, &mut joiner, datagrams),
+        let received = line.enter(|| match receiver.receive(socket) {
+            Ok(datagrams) => Some(datagrams),
             // Of one datagram that we have sent, or nothing came for a while.
-            Err(error) => tracing::trace!(%error, "receiving"),
+            Err(error) => {
+                tracing::trace!(%error, "receiving");
+                None
+            }
+        });
+        if let Some((datagrams, ticket)) = received {
+            let runs = open_all(device, datagrams);
+            line.leave(ticket, || pass_on(device, &mut joiner, runs));
         }
     }
 }
 
-/// What one system call has brought.
-fn carry<'a>(device: &Device, joiner: &mut Joiner, datagrams: impl Iterator<Item = Datagrams<'a>>) {
+/// What one system call has brought: data is opened, handshakes wait for their own thread.
+fn open_all<'a>(device: &Device, datagrams: impl Iterator<Item = Datagrams<'a>>) -> Vec<Run<'a>> {
     let now = clock::boot();
     let mut runs: Vec<Run<'a>> = Vec::new();
     for datagrams in datagrams {
@@ -55,6 +64,10 @@ fn carry<'a>(device: &Device, joiner: &mut Joiner, datagrams: impl Iterator<Item
             }
         }
     }
+    runs
+}
+
+fn pass_on(device: &Device, joiner: &mut Joiner, runs: Vec<Run<'_>>) {
     let mut packets = Vec::with_capacity(runs.iter().map(|run| run.opened.len()).sum());
     for run in runs {
         take(device, run, &mut packets);

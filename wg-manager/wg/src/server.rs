@@ -40,10 +40,9 @@ impl AsRawFd for Server {
 }
 
 impl Server {
-    /// Listen on the socket of the device `name`, which only root may connect to. A socket that nobody
-    /// listens on any more is replaced; one that somebody does is an error, unless it is about to end: a process
-    /// whose device was deleted a moment ago.
-    pub async fn bind(name: &str) -> io::Result<Self> {
+    /// A socket of the device `name` that nobody listens on any more may be replaced; one that somebody does is an
+    /// error, unless it is about to end: a process whose device was deleted a moment ago.
+    pub async fn wait_for_predecessor(name: &str) -> io::Result<()> {
         let directory = Path::new(DIRECTORY);
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         let path = directory.join(format!("{name}.sock"));
@@ -54,6 +53,14 @@ impl Server {
             }
             sleep(PREDECESSOR / 100).await;
         }
+        Ok(())
+    }
+
+    /// Listen on the socket of the device `name`, which only root may connect to. There is no
+    /// [predecessor](Self::wait_for_predecessor).
+    pub fn bind(name: &str) -> io::Result<Self> {
+        let directory = Path::new(DIRECTORY);
+        let path = directory.join(format!("{name}.sock"));
         // Under a name that nobody looks for, until its mode is right.
         let hidden = directory.join(format!(".{name}.{}", std::process::id()));
         remove(&hidden)?;

@@ -1,4 +1,5 @@
-//! From the TUN device to the network: one thread reads, cuts, seals and sends, without a hand-over between them.
+//! From the TUN device to the network: a thread reads, cuts, seals and sends, without a hand-over in between. Where
+//! there are several, they read and send one after the other, and seal side by side.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -10,6 +11,7 @@ use countersign_wg_core::{DATA_HEADER, Session, message_length, padded};
 
 use crate::device::{Device, PeerCell};
 use crate::limits::{GATHERED, MAX_SEGMENTS, MAX_SEND, TUN_READS};
+use crate::line::Line;
 use crate::socket::Socket;
 use crate::tun::Tun;
 
@@ -26,17 +28,33 @@ struct Batch {
     last: Option<(IpAddr, Arc<PeerCell>)>,
 }
 
+/// Messages that go to one peer, and what they are sealed with.
+struct Job {
+    peer: Arc<PeerCell>,
+    session: Arc<Session>,
+    first: u64,
+    messages: Range<usize>,
+}
+
 /// Carries packets until it is stopped. An error: the device is gone.
-pub fn run(device: &Device) -> io::Result<()> {
+pub fn run(device: &Device, line: &Line) -> io::Result<()> {
     let mut buffer = vec![0; Tun::BUFFER];
     let mut batch = Batch::default();
+    let mut jobs = Vec::new();
     while !device.is_stopped() {
-        gather(device, &mut buffer, &mut batch)?;
-        let runs = std::mem::take(&mut batch.runs);
-        for (peer, messages) in &runs {
-            batch.send(device, peer, messages.clone());
+        let mut gathered = Ok(());
+        let place = line.enter(|| {
+            gathered = gather(device, &mut buffer, &mut batch);
+            // Who waits for a session must wait in order, and counters are to rise in it.
+            batch.assign(device, &mut jobs);
+            (!jobs.is_empty()).then_some(())
+        });
+        gathered?;
+        if let Some(((), ticket)) = place {
+            jobs.retain(|job| batch.seal(job).is_some());
+            line.leave(ticket, || jobs.drain(..).for_each(|job| batch.send(device, &job)));
         }
-        batch.clear(runs);
+        batch.clear();
     }
     Ok(())
 }
@@ -45,7 +63,6 @@ pub fn run(device: &Device) -> io::Result<()> {
 fn gather(device: &Device, buffer: &mut [u8], batch: &mut Batch) -> io::Result<()> {
     let table = device.table.load();
     let mtu = device.tun.mtu();
-    batch.last = None;
     for _ in 0..TUN_READS {
         let read = device.tun.read(buffer, |header, payload| {
             let owner = |address| table.routes.owner(address).cloned();
@@ -98,44 +115,47 @@ impl Batch {
         self.used = at + whole;
     }
 
-    fn clear(&mut self, mut runs: Vec<(Arc<PeerCell>, Range<usize>)>) {
-        runs.clear();
-        self.runs = runs;
+    fn clear(&mut self) {
+        self.runs.clear();
         self.messages.clear();
+        self.last = None;
         self.used = 0;
     }
 
-    /// Seals and sends what one peer gets; without a session it waits for one.
-    fn send(&mut self, device: &Device, peer: &Arc<PeerCell>, messages: Range<usize>) {
-        let session = device.with(peer, |core, world, out| {
-            let session = core.session(world.now).cloned();
-            if session.is_some() {
-                core.sent(world, out);
-            } else {
-                for (place, length) in &self.messages[messages.clone()] {
-                    let packet = &self.space[place.start + DATA_HEADER..][..*length];
-                    core.stage(packet.to_vec(), world, out);
+    /// A session and counters for each run; what has none waits for one.
+    fn assign(&mut self, device: &Device, jobs: &mut Vec<Job>) {
+        for (peer, messages) in self.runs.drain(..) {
+            let session = device.with(&peer, |core, world, out| {
+                let session = core.session(world.now).cloned();
+                if session.is_some() {
+                    core.sent(world, out);
+                } else {
+                    for (place, length) in &self.messages[messages.clone()] {
+                        let packet = &self.space[place.start + DATA_HEADER..][..*length];
+                        core.stage(packet.to_vec(), world, out);
+                    }
                 }
-            }
-            session
-        });
-        let Some(Some(session)) = session else { return };
-        if self.seal(&session, messages.clone()).is_none() {
-            return;
+                session
+            });
+            let Some(session) = session.flatten() else { continue };
+            let first = session.counters(messages.len() as u64);
+            jobs.extend(first.map(|first| Job { peer, session, first, messages }));
         }
-        let (Some(socket), Some(endpoint)) = (&*device.socket.load(), peer.endpoint()) else { return };
-        let sent = &self.messages[messages];
-        let bytes: usize = sent.iter().map(|(place, _)| place.len()).sum();
-        peer.sent.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.send_all(socket, endpoint, sent);
     }
 
-    fn seal(&mut self, session: &Session, messages: Range<usize>) -> Option<()> {
-        let first = session.counters(messages.len() as u64)?;
-        for (counter, (place, _)) in (first..).zip(&self.messages[messages]) {
-            session.seal(counter, &mut self.space[place.clone()]).ok()?;
+    fn seal(&mut self, job: &Job) -> Option<()> {
+        for (counter, (place, _)) in (job.first..).zip(&self.messages[job.messages.clone()]) {
+            job.session.seal(counter, &mut self.space[place.clone()]).ok()?;
         }
         Some(())
+    }
+
+    fn send(&self, device: &Device, job: &Job) {
+        let (Some(socket), Some(endpoint)) = (&*device.socket.load(), job.peer.endpoint()) else { return };
+        let messages = &self.messages[job.messages.clone()];
+        let bytes: usize = messages.iter().map(|(place, _)| place.len()).sum();
+        job.peer.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.send_all(socket, endpoint, messages);
     }
 
     /// Messages of one length leave together.

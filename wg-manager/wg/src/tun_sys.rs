@@ -5,9 +5,10 @@ use std::io;
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd as _;
 
-use crate::limits::MAX_NAME;
 use crate::offload::Features;
 
+/// Longest interface name (`IFNAMSIZ` with the final zero).
+pub const MAX_NAME: usize = libc::IFNAMSIZ - 1;
 /// `TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6`: packets without checksums, and uncut TCP packets.
 const TSO: libc::c_uint = 0x01 | 0x02 | 0x04;
 /// `TUN_F_USO4 | TUN_F_USO6`: uncut UDP packets. Since Linux 6.2.

@@ -11,6 +11,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 
 use crate::device::Device;
 use crate::limits::TICK;
+use crate::line::Line;
 use crate::socket::Socket;
 use crate::{handshakes, receive, transmit};
 
@@ -25,36 +26,42 @@ pub struct Workers {
     /// Those that packets wait for.
     carriers: Vec<JoinHandle<()>>,
     others: Vec<JoinHandle<()>>,
+    /// For each direction.
+    threads: usize,
 }
 
 extern "C" fn nothing(_: libc::c_int) {}
 
 impl Workers {
     /// Starts all; the one that waits in a socket, if there is one.
-    pub fn start(device: &Arc<Device>) -> io::Result<Self> {
-        let mut workers = Self::stopped(device)?;
+    pub fn start(device: &Arc<Device>, threads: usize) -> io::Result<Self> {
+        let mut workers = Self::stopped(device, threads)?;
         workers.resume()?;
         Ok(workers)
     }
 
     /// Starts nobody yet.
-    pub fn stopped(device: &Arc<Device>) -> io::Result<Self> {
+    pub fn stopped(device: &Arc<Device>, threads: usize) -> io::Result<Self> {
         let wake = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
         // SAFETY: the handler does nothing, which is allowed at any moment.
         unsafe { sigaction(WAKE, &wake) }?;
-        Ok(Self { device: Arc::clone(device), carriers: Vec::new(), others: Vec::new() })
+        Ok(Self { device: Arc::clone(device), carriers: Vec::new(), others: Vec::new(), threads })
     }
 
     fn resume(&mut self) -> io::Result<()> {
         self.device.start();
-        let [packets, messages, timers] = [0; 3].map(|_| Arc::clone(&self.device));
+        let [messages, timers] = [0; 2].map(|_| Arc::clone(&self.device));
         let thread = |name: &str| Builder::new().name(name.to_owned());
-        self.carriers.push(thread("transmit").spawn(move || {
-            if let Err(error) = transmit::run(&packets) {
-                tracing::debug!(%error, "reading the device");
-                packets.tun.lost();
-            }
-        })?);
+        let line = Arc::new(Line::default());
+        for _ in 0..self.threads {
+            let (device, line) = (Arc::clone(&self.device), Arc::clone(&line));
+            self.carriers.push(thread("transmit").spawn(move || {
+                if let Err(error) = transmit::run(&device, &line) {
+                    tracing::debug!(%error, "reading the device");
+                    device.tun.lost();
+                }
+            })?);
+        }
         self.others.push(thread("handshakes").spawn(move || handshakes::run(&messages))?);
         self.others.push(thread("timers").spawn(move || {
             while !timers.is_stopped() {
@@ -66,11 +73,14 @@ impl Workers {
         socket.map_or(Ok(()), |socket| self.listen(&socket))
     }
 
-    /// Starts the one that waits in this socket. One that has waited in another ends when that is closed.
+    /// Starts those that wait in this socket. Those that have waited in another end when that is closed.
     pub fn listen(&mut self, socket: &Arc<Socket>) -> io::Result<()> {
-        let (device, socket) = (Arc::clone(&self.device), Arc::clone(socket));
-        let thread = Builder::new().name("receive".to_owned());
-        self.carriers.push(thread.spawn(move || receive::run(&device, &socket))?);
+        let line = Arc::new(Line::default());
+        for _ in 0..self.threads {
+            let (device, socket, line) = (Arc::clone(&self.device), Arc::clone(socket), Arc::clone(&line));
+            let thread = Builder::new().name("receive".to_owned());
+            self.carriers.push(thread.spawn(move || receive::run(&device, &socket, &line))?);
+        }
         self.carriers.retain(|thread| !thread.is_finished());
         Ok(())
     }

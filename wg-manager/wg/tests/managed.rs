@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
 use countersign_certs::{CertAuthority, Serial, SigningKey, TrustDomain};
-use countersign_wg_manager::{Config, Desired, Error, KeyRing, Manager, OwnNode, RemoteNode};
+use countersign_wg_manager::{Config, Desired, Error, KeyRing, Manager, OwnNode, RemoteNode, Slot};
 use countersign_wg_proto::{PresharedKey, announce, node_id};
 use rig::{DEVICE, Node, Pair, eventually, possible};
 
@@ -53,6 +53,7 @@ fn desired(ca: &CertAuthority, me: (&Node, &Manager), other: &Node, announced: &
     let key = ring.accept(&name(other), announced, &ca.bundle().unwrap(), now()).unwrap().clone();
     let nets = |node: &Node| node.prefixes().iter().map(|net| net.parse().unwrap()).collect::<BTreeSet<_>>();
     let remote = RemoteNode {
+        slot: Slot::of(me.1.epoch(), key.epoch()),
         key,
         endpoint: other.endpoint(false).parse().unwrap(),
         pod_cidrs: nets(other),

@@ -4,32 +4,13 @@
 
 mod rig;
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_countersign-wg");
 
-/// The script in the cache of peers.
-fn script() -> Option<PathBuf> {
-    let given = std::env::var_os("COUNTERSIGN_CACHE_DIR").map(PathBuf::from);
-    let xdg = || std::env::var_os("XDG_CACHE_HOME").map(|dir| Path::new(&dir).join("countersign"));
-    let home = || std::env::var_os("HOME").map(|dir| Path::new(&dir).join(".cache/countersign"));
-    let peers = given.or_else(xdg).or_else(home)?.join("peers");
-    let mut places: Vec<PathBuf> =
-        std::fs::read_dir(peers).ok()?.flatten().map(|entry| entry.path()).collect();
-    places.sort();
-    places.into_iter().map(|place| place.join("netns.sh")).rfind(|script| script.is_file())
-}
-
 #[test]
 fn the_script_of_wireguard_passes() {
-    if !rig::possible() {
-        return;
-    }
-    let Some(script) = script() else {
-        assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "no netns.sh: run `cargo xtask peers`");
-        return eprintln!("skipped: no netns.sh; `cargo xtask peers` fetches it");
-    };
+    let Some(script) = rig::of_wireguard_go("netns.sh").filter(|_| rig::possible()) else { return };
     let runs = std::env::var("COUNTERSIGN_NETNS_RUNS").map_or(1, |runs| runs.parse().unwrap());
     for run in 1..=runs {
         // Sockets in a place of its own: other tests have devices of the same names.

@@ -45,6 +45,8 @@ pub struct Request {
     pub disowned: Vec<u32>,
     /// The tunnel that a preshared key is wanted for, likewise.
     pub tunnel: Option<Tunnel>,
+    /// The tunnel that this node sends in from now on, likewise.
+    pub moved: Option<Tunnel>,
 }
 
 /// A proved pair.
@@ -247,6 +249,7 @@ impl Attempt {
             not_after: self.request.not_after.min(self.local_not_after),
             disowned: self.request.disowned.clone(),
             tunnel: self.request.tunnel.clone(),
+            moved: self.request.moved.clone(),
         };
         hello.encode()
     }

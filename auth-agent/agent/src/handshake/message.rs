@@ -54,6 +54,9 @@ pub mod wire {
         /// The tunnel that a preshared key is wanted for. Heeded if `identity` is 0.
         #[prost(message, optional, tag = "9")]
         pub tunnel: Option<Tunnel>,
+        /// The tunnel that the client's node sends in from now on. Heeded if `identity` is 0.
+        #[prost(message, optional, tag = "10")]
+        pub moved: Option<Tunnel>,
     }
 
     /// A WireGuard tunnel between the two nodes, as the client knows it.
@@ -197,6 +200,8 @@ pub struct Hello {
     pub disowned: Vec<u32>,
     /// The tunnel that it wants a preshared key for, if it is the node that speaks.
     pub tunnel: Option<Tunnel>,
+    /// The tunnel that it sends in from now on, likewise.
+    pub moved: Option<Tunnel>,
 }
 
 /// A server's message, validated.
@@ -223,6 +228,7 @@ impl Hello {
             not_after: self.not_after,
             disowned: self.disowned.clone(),
             tunnel: self.tunnel.as_ref().map(Tunnel::to_wire),
+            moved: self.moved.as_ref().map(Tunnel::to_wire),
         })
     }
 
@@ -239,6 +245,7 @@ impl Hello {
             not_after: wire.not_after,
             disowned: few(wire.disowned)?,
             tunnel: wire.tunnel.as_ref().map(Tunnel::from_wire).transpose()?,
+            moved: wire.moved.as_ref().map(Tunnel::from_wire).transpose()?,
         })
     }
 }

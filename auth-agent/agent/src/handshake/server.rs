@@ -67,6 +67,8 @@ pub struct Inbound {
     /// The tunnel that its node wants a preshared key for, and that key; likewise only of a node. To be used when
     /// [`InboundAccept::confirmed`] is told.
     pub tunnel: Option<(Tunnel, Exported)>,
+    /// The tunnel that its node sends in from now on; likewise.
+    pub moved: Option<Tunnel>,
     /// The answer, to be given once the entry is installed. Dropped, it means `declined`.
     pub respond: oneshot::Sender<Result<InboundAccept, Refusal>>,
 }
@@ -286,7 +288,8 @@ impl Connection {
         let by_nodes = [hello.identity, hello.asked_identity].map(|number| number == NODE);
         if by_nodes == [true, false]
             || by_nodes == [false, true]
-            || (!by_nodes[0] && (!hello.disowned.is_empty() || hello.tunnel.is_some()))
+            || (!by_nodes[0]
+                && (!hello.disowned.is_empty() || hello.tunnel.is_some() || hello.moved.is_some()))
         {
             return Err(Refusal::WrongIdentity);
         }
@@ -415,6 +418,7 @@ impl Asked {
             assertions: self.hello.assertions,
             disowned: self.hello.disowned,
             tunnel: self.tunnel,
+            moved: self.hello.moved,
             respond,
         }
     }

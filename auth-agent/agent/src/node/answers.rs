@@ -12,6 +12,7 @@ use countersign_ebpf_loader::AttachMode;
 use countersign_flows::LossSource;
 use countersign_policy::EndpointPolicy;
 use countersign_policy::identity::reserved;
+use countersign_wg_proto::{PublicKey, TunnelId};
 use serde::Serialize;
 
 use super::policy::mode_name;
@@ -41,6 +42,7 @@ impl Node {
         match request {
             api::Request::Status => reply(responder, self.status()),
             api::Request::EncryptStatus => self.encrypt_status(responder),
+            api::Request::RotateKey => self.begin_rotation(Some(responder)),
             api::Request::SpireStatus => reply(responder, self.spire_status()),
             api::Request::AuthList => list(responder, self.auth_list()),
             api::Request::AuthFlush => reply(responder, self.flush()),
@@ -247,7 +249,7 @@ impl Node {
                 "no handshake is accepted: this node's InternalIP is not known, or the port is taken".into(),
             );
         }
-        if self.encryption.watched == 0 {
+        if self.encryption.watched.is_empty() {
             let device = &self.config.wireguard_device;
             reasons.push(format!(
                 "{device} is not there: no pod traffic leaves this node (is countersign-wg running?)"
@@ -261,7 +263,11 @@ impl Node {
             reasons.push("this node has no SVID: its WireGuard key is not announced".into());
         }
         for (node, why) in &self.encryption.troubles() {
-            reasons.push(format!("pods of node {node} are unreachable: {why}"));
+            reasons.push(if self.encryption.is_reachable(node) {
+                format!("node {node} is spoken to under its last good key: {why}")
+            } else {
+                format!("pods of node {node} are unreachable: {why}")
+            });
         }
         for endpoint in self.endpoints.iter() {
             let spec = &endpoint.saved.spec;
@@ -390,11 +396,18 @@ impl Node {
 
     fn encrypt_status(&self, responder: api::Responder) {
         let manager = self.encryption.manager.clone();
-        let troubles = self.encryption.troubles();
+        let troubles = self.encryption.troubles().into_iter();
+        let troubles: BTreeMap<String, (String, bool)> = troubles
+            .map(|(node, why)| {
+                let is_reachable = self.encryption.is_reachable(&node);
+                (node, (why, is_reachable))
+            })
+            .collect();
         let agreed = self.agreed_keys();
         let node = self.config.node_name.clone();
         let leaks_prevented = self.leaks_prevented();
-        let unset = self.encryption.watched == 0;
+        let unset = self.encryption.watched.is_empty();
+        let rotation = self.key_rotation();
         tokio::spawn(async move {
             let status = match manager.status().await {
                 Ok(status) => status,
@@ -403,11 +416,18 @@ impl Node {
                     return drop(responder.error(error).await);
                 }
             };
-            let shown = status.peers.iter().map(|of| peer(of, agreed.get(&of.node).copied()));
+            let shown = status.peers.iter().map(|of| {
+                let preshared = agreed.get(&(of.device.clone(), of.public_key));
+                peer(of, preshared.copied())
+            });
             let mut peers: Vec<api::EncryptPeer> = shown.collect();
-            for (node, why) in troubles {
-                peers.retain(|peer| peer.node != node);
-                peers.push(api::EncryptPeer { node, error: Some(why), ..api::EncryptPeer::default() });
+            for (node, (why, is_reachable)) in troubles {
+                peers.retain(|peer| peer.node != node || is_reachable);
+                let shown = peers.iter_mut().filter(|peer| peer.node == node);
+                let shown = shown.map(|peer| peer.error = Some(why.clone())).count();
+                if shown == 0 {
+                    peers.push(api::EncryptPeer { node, error: Some(why), ..api::EncryptPeer::default() });
+                }
             }
             let mut errors = status.errors;
             if unset && errors.is_empty() {
@@ -423,22 +443,26 @@ impl Node {
                 peers,
                 errors,
                 leaks_prevented,
+                rotation,
             };
             drop(responder.reply(&answer).await);
         });
     }
 
-    fn agreed_keys(&self) -> BTreeMap<String, api::PresharedKey> {
+    /// By device and peer.
+    fn agreed_keys(&self) -> BTreeMap<(String, PublicKey), api::PresharedKey> {
         let (unix, boot) = (clock::unix(), clock::boot_ns());
         let shown = |key: &countersign_wg_proto::InForce| api::PresharedKey {
             since: unix.saturating_sub(boot.saturating_sub(key.since) / 1_000_000_000),
             until: clock::unix_at_boot(key.until),
             post_quantum: key.post_quantum,
         };
-        let names = self.encryption.keys.iter().map(|key| key.node());
-        names
-            .filter_map(|name| Some((name.to_owned(), shown(self.encryption.agreements.key(name)?))))
-            .collect()
+        let device = |tunnel: &TunnelId| {
+            let slot = self.encryption.slot_of(tunnel)?;
+            self.encryption.devices.iter().find(|(of, _)| *of == slot).map(|(_, name)| name.clone())
+        };
+        let agreed = self.encryption.agreements.agreed();
+        agreed.filter_map(|(of, key)| Some(((device(of)?, of.peer), shown(key)))).collect()
     }
 
     fn exposition(&mut self) -> String {
@@ -539,6 +563,7 @@ fn peer(of: &countersign_wg_manager::PeerStatus, preshared: Option<api::Preshare
     api::EncryptPeer {
         node: of.node.clone(),
         public_key: of.public_key.to_string(),
+        device: of.device.clone(),
         endpoint: of.endpoint.map(|at| at.to_string()).unwrap_or_default(),
         allowed_ips: of.allowed_ips.iter().map(ToString::to_string).collect(),
         last_handshake: of.last_handshake_unix,

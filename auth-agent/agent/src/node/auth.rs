@@ -6,6 +6,7 @@ use countersign_auth_proto::{self as proto, Action, Change, Event, FailureKind, 
 use countersign_certs::SpiffeId;
 use countersign_ebpf_common::auth::{AuthKey, AuthValue, Bound};
 use countersign_ebpf_common::policy::auth_type;
+use countersign_wg_proto::TunnelId;
 use tokio::net::TcpSocket;
 
 use super::Node;
@@ -23,7 +24,7 @@ pub struct Dialled {
 }
 
 /// What a handshake of ours is for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Purpose {
     /// The state machine asked for it.
     Prove {
@@ -34,10 +35,17 @@ pub(super) enum Purpose {
     Withdraw,
     /// A peer is to hear which identities this node speaks for no longer.
     Disown,
-    /// A preshared key is wanted for the tunnel to the node.
+    /// A preshared key is wanted for a tunnel to the node.
     Agree {
+        /// Which one.
+        tunnel: TunnelId,
         /// Its number of the attempt.
         attempt: u64,
+    },
+    /// The node is to hear in which tunnel it is sent to from now on.
+    Moved {
+        /// Which one.
+        tunnel: TunnelId,
     },
 }
 
@@ -78,7 +86,7 @@ impl Node {
     /// Starts a handshake; its end comes as [`Dialled`].
     pub(super) fn start(&mut self, pair: Pair, purpose: Purpose) -> Result<(), FailureKind> {
         let started_at = clock::boot_ns();
-        let request = self.request(pair, purpose)?;
+        let request = self.request(pair, &purpose)?;
         let client = self.client.clone();
         let done = self.dialled.clone();
         tokio::spawn(async move {
@@ -89,11 +97,13 @@ impl Node {
         Ok(())
     }
 
-    fn request(&self, pair: Pair, purpose: Purpose) -> Result<handshake::Request, FailureKind> {
+    fn request(&self, pair: Pair, purpose: &Purpose) -> Result<handshake::Request, FailureKind> {
         let remote_node = self.node_ids.name(pair.node).ok_or(FailureKind::Unreachable)?.to_owned();
-        let tunnel = match purpose {
-            Purpose::Agree { .. } => Some(self.tunnel_to(&remote_node).ok_or(FailureKind::Unreachable)?),
-            _ => None,
+        let known = |id| self.tunnel_to(id).ok_or(FailureKind::Unreachable);
+        let (tunnel, moved) = match purpose {
+            Purpose::Agree { tunnel, .. } => (Some(known(tunnel)?), None),
+            Purpose::Moved { tunnel } => (None, Some(known(tunnel)?)),
+            Purpose::Prove { .. } | Purpose::Withdraw | Purpose::Disown => (None, None),
         };
         let address = self.node_address(&remote_node).ok_or(FailureKind::Unreachable)?;
         Ok(handshake::Request {
@@ -107,6 +117,7 @@ impl Node {
             not_after: self.latest_end(),
             disowned: if pair.local == NODE { self.told.disowned_to(pair.node) } else { Vec::new() },
             tunnel,
+            moved,
         })
     }
 
@@ -141,7 +152,14 @@ impl Node {
                 self.disowned_at(pair.node, started_at, None);
             }
             (Purpose::Disown, Err(failure)) => self.disowned_at(pair.node, started_at, Some(&failure)),
-            (Purpose::Agree { attempt }, result) => self.agreed(pair, attempt, result),
+            (Purpose::Agree { tunnel, attempt }, result) => self.agreed(&tunnel, attempt, result),
+            (Purpose::Moved { tunnel }, Ok(outcome)) => {
+                tokio::spawn(outcome.ack.send());
+                self.encryption.rotation.told(&tunnel, None);
+            }
+            (Purpose::Moved { tunnel }, Err(failure)) => {
+                self.encryption.rotation.told(&tunnel, Some(&failure));
+            }
         }
     }
 
@@ -190,6 +208,9 @@ impl Node {
             self.machine.handle(Event::Disowned { identity, node }, clock::boot_ns());
         }
         self.act();
+        if let Some(tunnel) = &inbound.moved {
+            self.encryption.rotation.heard(&inbound.remote_node, tunnel.server.public_key);
+        }
         let not_after = inbound.not_after;
         let asks = inbound.tunnel.map(|tunnel| self.agree(&inbound.remote_node, tunnel, not_after));
         let answer =

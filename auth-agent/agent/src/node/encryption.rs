@@ -1,71 +1,105 @@
 //! WireGuard between the nodes: whose key is proved, and where the device stands.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Context;
 use countersign_cluster::NodePublisher;
-use countersign_wg_manager::{Desired, KeyRing, Manager, OwnNode, RemoteNode};
-use countersign_wg_proto::{ANNOTATION, Agreements, PresharedKey, PublicKey, announce};
+use countersign_wg_manager::{Desired, KeyRing, Manager, OwnKey, OwnKeys, OwnNode, RemoteNode, Slot, Way};
+use countersign_wg_proto::{
+    ANNOTATION, ANNOTATION_NEXT, Agreements, AttestedKey, PresharedKey, TunnelId, announce,
+};
 use ipnet::IpNet;
 use tokio::task::JoinHandle;
 
 use super::Node;
+use super::rotation::Rotating;
 use crate::clock;
 use crate::config::Config;
 use crate::limits;
 use crate::state::StateFile;
 
+/// The userspace data plane.
+const DATA_PLANE: &str = "countersign-wg";
+
 /// What this node knows of encryption.
 pub(super) struct Encryption {
     pub(super) manager: Manager,
+    /// This node's keys, as everything here was made for them.
+    pub(super) own: OwnKeys,
+    /// Who has come along with whose new key.
+    pub(super) rotation: Rotating,
     publisher: NodePublisher,
     pub(super) keys: KeyRing,
     epochs: Epochs,
     /// The preshared keys.
     pub(super) agreements: Agreements,
     /// Those that the device had when this process began, until their nodes are known.
-    found: BTreeMap<PublicKey, PresharedKey>,
+    found: BTreeMap<Way, PresharedKey>,
     /// Why a node's key is not accepted.
     pub(super) refusals: BTreeMap<String, String>,
+    /// How often the manager was told.
+    revision: u64,
     /// Something changed since the peers were set.
     pub(super) dirty: bool,
     /// This node's key is announced with its present SVID.
     pub(super) announced: bool,
     /// When announcing it was last tried: a directory that cannot be written is not tried at every turn.
     attempted: Option<Instant>,
-    /// Index of the device that is being watched.
-    pub(super) watched: u32,
+    /// The names of all devices that there may be.
+    pub(super) devices: [(Slot, String); 4],
+    /// Devices that are being watched, and their index. No tunnel is in another one.
+    pub(super) watched: BTreeMap<Slot, u32>,
 }
 
 impl Encryption {
     pub(super) async fn open(config: &Config) -> anyhow::Result<Self> {
-        let manager = Manager::new(countersign_wg_manager::Config {
+        let settings = countersign_wg_manager::Config {
             device: config.wireguard_device.clone(),
             listen_port: config.wireguard_port,
+            program: data_plane(config),
             run_dir: config.run_dir.clone(),
             ..countersign_wg_manager::Config::default()
-        })
-        .await
-        .context("the WireGuard manager")?;
-        let mut keys = KeyRing::new(manager.public_key());
+        };
+        let devices = Slot::ALL.map(|slot| (slot, settings.device_of(slot)));
+        let manager = Manager::new(settings).await.context("the WireGuard manager")?;
+        let own = manager.keys();
+        let mut keys = KeyRing::new(own.current.public_key);
+        keys.set_own(own.iter().map(|key| key.public_key));
         let epochs = Epochs::restore(StateFile::new(&config.run_dir, "wireguard-epochs.json"), &mut keys);
         Ok(Self {
             keys,
             epochs,
-            agreements: Agreements::new(&config.node_name),
+            agreements: Agreements::new(
+                &config.node_name,
+                u64::try_from(config.preshared_key_life.as_nanos()).unwrap_or(u64::MAX),
+            ),
             // A device that is not there yet has none.
             found: manager.preshared_keys().await.unwrap_or_default(),
             publisher: NodePublisher::new(&config.status_dir, &config.node_name).context("--node-name")?,
+            own,
+            rotation: Rotating::new(config),
             manager,
             refusals: BTreeMap::new(),
+            revision: 0,
             dirty: false,
             announced: false,
             attempted: None,
-            watched: 0,
+            devices,
+            watched: BTreeMap::new(),
         })
     }
+}
+
+/// The program that makes devices: the one that was installed with this one.
+fn data_plane(config: &Config) -> PathBuf {
+    config.wireguard_program.clone().unwrap_or_else(|| {
+        let own = std::env::current_exe().ok();
+        let beside = own.and_then(|own| Some(own.parent()?.join(DATA_PLANE))).filter(|path| path.is_file());
+        beside.unwrap_or_else(|| PathBuf::from(DATA_PLANE))
+    })
 }
 
 /// The last accepted epochs of the other nodes' keys, as they are in the run directory: an older announcement is a
@@ -104,26 +138,48 @@ impl Epochs {
 }
 
 impl Encryption {
-    /// The nodes whose keys are proved are those to agree with.
-    fn know_peers(&mut self) {
-        let keys = self.keys.iter().map(|key| (key.node().to_owned(), *key.public_key()));
-        self.agreements.set_peers(&keys.collect());
-        for key in self.keys.iter() {
-            if let Some(preshared) = self.found.remove(key.public_key()) {
-                self.agreements.restore(key.node(), preshared, clock::boot_ns());
+    /// Every key of ours with every key of a node's: which tunnels may be. Those of the latest keys are asked for.
+    fn know_tunnels(&mut self) {
+        let mut tunnels = BTreeMap::new();
+        let nodes: BTreeSet<&str> = self.keys.iter().map(|key| key.node()).collect();
+        for key in nodes.iter().flat_map(|node| self.keys.of_node(node)) {
+            let is_latest = self.keys.next(key.node()).is_none_or(|next| next.epoch() == key.epoch());
+            for own in self.own.iter() {
+                let is_ours = self.own.next.is_none_or(|next| next == own);
+                let tunnel = tunnel_of(&own, key);
+                tunnels.insert(tunnel, (is_latest && is_ours, Slot::of(own.epoch, key.epoch())));
+            }
+        }
+        self.agreements.set_tunnels(&tunnels.iter().map(|(of, (wanted, _))| (of.clone(), *wanted)).collect());
+        for (tunnel, (_, slot)) in &tunnels {
+            if let Some(preshared) = self.found.remove(&Way { slot: *slot, peer: tunnel.peer }) {
+                self.agreements.restore(tunnel, preshared, clock::boot_ns());
             }
         }
     }
 
-    /// Why nothing goes to a node.
+    /// Why nothing goes to a node, or goes under a key that it may have changed since.
     pub(super) fn troubles(&self) -> BTreeMap<String, String> {
         let mut troubles = self.refusals.clone();
-        for key in self.keys.iter().filter(|key| self.agreements.key(key.node()).is_none()) {
+        let agreed = self.agreements.nodes();
+        for key in self.keys.iter().filter(|key| !agreed.contains(key.node())) {
             let why = self.agreements.last_error(key.node()).unwrap_or("it is being asked");
             let trouble = || format!("no preshared key is agreed on: {why}");
             troubles.entry(key.node().to_owned()).or_insert_with(trouble);
         }
         troubles
+    }
+
+    /// A node's key is proved, and a preshared key is agreed on.
+    pub(super) fn is_reachable(&self, node: &str) -> bool {
+        self.keys.get(node).is_some() && self.agreements.nodes().contains(node)
+    }
+
+    /// This node has other keys than before: they are to be announced, and tunnels to be made.
+    pub(super) fn keys_changed(&mut self) {
+        self.announced = false;
+        self.attempted = None;
+        self.dirty = true;
     }
 
     /// The announcement is to be signed with a new SVID.
@@ -137,6 +193,7 @@ impl Encryption {
 impl Node {
     /// Announces this node's key and sets the peers, where something changed or has not worked yet.
     pub(super) fn refresh_encryption(&mut self) {
+        self.rotate_due();
         if !self.encryption.keys.expire(clock::unix()).is_empty() {
             self.encryption.dirty = true;
         }
@@ -149,17 +206,21 @@ impl Node {
             self.set_peers();
         }
         self.agree_due();
+        self.tell_moved();
     }
 
     fn announce_key(&mut self) {
         let Some(svid) = self.svids.node_svid().cloned() else { return };
         self.encryption.attempted = Some(Instant::now());
-        let (key, epoch) = (self.encryption.manager.public_key(), self.encryption.manager.epoch());
-        let text = match announce(&svid, &self.config.node_name, key, epoch) {
-            Ok(text) => text,
+        let OwnKeys { current, next } = self.encryption.own;
+        let announced = |key: OwnKey| announce(&svid, &self.config.node_name, key.public_key, key.epoch);
+        let texts = announced(current).and_then(|text| Ok((text, next.map(announced).transpose()?)));
+        let (text, next) = match texts {
+            Ok(texts) => texts,
             Err(error) => return tracing::error!(%error, "this node's WireGuard key could not be announced"),
         };
-        let annotations = BTreeMap::from([(ANNOTATION.to_owned(), Some(text))]);
+        let annotations =
+            BTreeMap::from([(ANNOTATION.to_owned(), Some(text)), (ANNOTATION_NEXT.to_owned(), next)]);
         match self.encryption.publisher.annotate(&annotations) {
             Ok(()) => self.encryption.announced = true,
             Err(error) => {
@@ -183,22 +244,29 @@ impl Node {
                 self.encryption.refusals.insert(name.clone(), "it has not announced a key yet".to_owned());
                 continue;
             };
-            match self.encryption.keys.accept(name, text, &bundle, now) {
-                Ok(_) => drop(self.encryption.refusals.remove(name)),
+            let next = node.annotations.get(ANNOTATION_NEXT);
+            let accepted = self.encryption.keys.accept(name, text, &bundle, now).map(drop);
+            let accepted = accepted.and_then(|()| match next {
+                Some(next) => self.encryption.keys.accept_next(name, next, &bundle, now),
+                None => Ok(()),
+            });
+            match accepted {
+                Ok(()) => drop(self.encryption.refusals.remove(name)),
                 Err(refusal) => {
-                    tracing::warn!(node = %name, %refusal, "a WireGuard key is refused; the node's pods are unreachable");
+                    tracing::warn!(node = %name, %refusal, "a WireGuard key is refused; without another one the node's pods are unreachable");
                     self.encryption.refusals.insert(name.clone(), refusal.to_string());
                 }
             }
         }
         self.encryption.epochs.save(&self.encryption.keys);
-        self.encryption.know_peers();
+        self.encryption.know_tunnels();
         self.tell_manager();
     }
 
     /// The device is to be as everything is known now. The task ends when it is, or when it will be as soon as it
     /// can be reached: the manager tries on.
-    pub(super) fn tell_manager(&self) -> JoinHandle<()> {
+    pub(super) fn tell_manager(&mut self) -> JoinHandle<()> {
+        self.encryption.revision += 1;
         let desired = self.desired();
         let manager = self.encryption.manager.clone();
         tokio::spawn(async move {
@@ -209,7 +277,8 @@ impl Node {
     }
 
     fn desired(&self) -> Desired {
-        let mut desired = Desired { complete: self.world.synced, ..Desired::default() };
+        let (complete, revision) = (self.world.synced, self.encryption.revision);
+        let mut desired = Desired { complete, revision, ..Desired::default() };
         for (name, node) in &self.world.nodes {
             let pod_cidrs: BTreeSet<IpNet> = node.pod_cidrs.iter().copied().collect();
             let addresses = node.internal_ips.iter().copied().collect();
@@ -217,26 +286,72 @@ impl Node {
                 desired.own = OwnNode { name: name.clone(), pod_cidrs, addresses };
                 continue;
             }
-            let preshared = self.encryption.agreements.key(name);
-            match (self.encryption.keys.get(name), node.internal_ips.first(), preshared) {
-                (Some(key), Some(ip), Some(preshared)) => desired.nodes.push(RemoteNode {
-                    key: key.clone(),
-                    endpoint: SocketAddr::new(*ip, self.config.wireguard_port),
-                    pod_cidrs,
-                    // The nodes' own traffic goes outside of the tunnel.
-                    addresses: BTreeSet::new(),
-                    preshared_key: Some(preshared.key.clone()),
-                }),
-                _ => drop(desired.unproved.insert(name.clone(), pod_cidrs)),
+            let tunnels = self.tunnels_to(name, node.internal_ips.first().copied(), &pod_cidrs);
+            if tunnels.is_empty() {
+                desired.unproved.insert(name.clone(), pod_cidrs);
             }
+            desired.nodes.extend(tunnels);
         }
+        desired.slots = self.encryption.slots();
         desired
     }
+
+    /// The tunnels to a node that there is a preshared key for, those of the latest keys first.
+    fn tunnels_to(&self, name: &str, ip: Option<IpAddr>, pod_cidrs: &BTreeSet<IpNet>) -> Vec<RemoteNode> {
+        let mut tunnels = Vec::new();
+        let own = || self.encryption.own.iter();
+        for (key, own) in self.encryption.keys.of_node(name).flat_map(|key| own().map(move |own| (key, own)))
+        {
+            let slot = Slot::of(own.epoch, key.epoch());
+            let preshared = self.encryption.agreements.key(&tunnel_of(&own, key));
+            let (Some(ip), Some(preshared), true) =
+                (ip, preshared, self.encryption.watched.contains_key(&slot))
+            else {
+                continue;
+            };
+            let tunnel = RemoteNode {
+                key: key.clone(),
+                slot,
+                endpoint: SocketAddr::new(ip, slot.mirrored().port(self.config.wireguard_port)),
+                pod_cidrs: pod_cidrs.clone(),
+                // The nodes' own traffic goes outside of the tunnel.
+                addresses: BTreeSet::new(),
+                preshared_key: Some(preshared.key.clone()),
+            };
+            tunnels.push((own.epoch.saturating_add(key.epoch()), tunnel));
+        }
+        tunnels.sort_by_key(|(epochs, _)| std::cmp::Reverse(*epochs));
+        tunnels.into_iter().map(|(_, tunnel)| tunnel).collect()
+    }
+}
+
+impl Encryption {
+    /// The devices for the tunnels that there are or are to be. The first one serves who has nobody yet.
+    pub(super) fn slots(&self) -> BTreeSet<Slot> {
+        let mut slots: BTreeSet<Slot> =
+            self.agreements.needed().filter_map(|tunnel| self.slot_of(tunnel)).collect();
+        if slots.is_empty() {
+            slots.insert(Slot::of(self.own.current.epoch, 0));
+        }
+        slots
+    }
+
+    /// The device of a tunnel; none if one of the keys is no longer good.
+    pub(super) fn slot_of(&self, tunnel: &TunnelId) -> Option<Slot> {
+        let own = self.own.iter().find(|own| own.public_key == tunnel.own)?;
+        let key = self.keys.of_node(&tunnel.node).find(|key| *key.public_key() == tunnel.peer)?;
+        Some(Slot::of(own.epoch, key.epoch()))
+    }
+}
+
+/// The tunnel between a key of this node and one of another's.
+pub(super) fn tunnel_of(own: &OwnKey, key: &AttestedKey) -> TunnelId {
+    TunnelId { node: key.node().to_owned(), own: own.public_key, peer: *key.public_key() }
 }
 
 #[cfg(test)]
 mod tests {
-    use countersign_wg_proto::PrivateKey;
+    use countersign_wg_proto::{PrivateKey, PublicKey};
 
     use super::*;
 
@@ -244,7 +359,7 @@ mod tests {
     fn epochs_are_saved_and_what_is_damaged_is_left_out() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let file = StateFile::new(dir.path(), "epochs.json");
-        let key = |seed| PrivateKey::from_bytes([seed; 32]).public();
+        let key = |seed| -> PublicKey { PrivateKey::from_bytes([seed; 32]).public() };
         let mut keys = KeyRing::new(key(9));
         let mut epochs = Epochs::restore(file.clone(), &mut keys);
         keys.restore([("a".to_owned(), 5, key(1)), ("b".to_owned(), 6, key(2))]);

@@ -294,5 +294,6 @@ fn no_spec() -> api::EndpointSpec {
         interface: String::new(),
         mac: String::new(),
         ips: Vec::new(),
+        netns: None,
     }
 }

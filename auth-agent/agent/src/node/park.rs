@@ -1,4 +1,4 @@
-//! Parked frames: from the device into the queue, and back.
+//! Parked frames: from the device into the queue, and back. Those that wait for word of an address: [`super::unknown`].
 
 use std::io;
 use std::net::IpAddr;
@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use countersign_auth_proto::{Admission, DiscardReason, Full, Pair, Parked, Source};
 use countersign_ebpf_common::addr::{V4, V6};
 use countersign_ebpf_common::event::{Event, kind};
-use countersign_ebpf_common::park::{Parked as Header, PendingKey};
+use countersign_ebpf_common::park::{Parked as Header, PendingKey, is_address_line};
 use countersign_ebpf_common::policy::{auth_type, direction};
 use countersign_ebpf_common::proto::{SCTP, TCP, UDP};
 use countersign_ebpf_common::reason;
@@ -41,6 +41,9 @@ impl Node {
         // Anything else on the device is its own chatter.
         let Some((pair, source, event)) = self.waiting_for(frame) else { return };
         let place = place(pair, event.slot, event.direction);
+        if is_address_line(pair.remote) {
+            return self.park_unknown(frame, pair, source, event, now);
+        }
         match self.machine.admit(pair, remote_address(&event), now) {
             Admission::Pass => {
                 self.write_back(frame);
@@ -66,7 +69,7 @@ impl Node {
         }
     }
 
-    /// Which proof the frame waits for, whose place it takes, and what there is to say about it.
+    /// What the frame waits for, whose place it takes, and what there is to say about it.
     fn waiting_for(&self, frame: &[u8]) -> Option<(Pair, Source, Event)> {
         let header = Header::decode(frame.first_chunk::<12>()?)?;
         let endpoint = self.endpoints.get(header.slot)?;
@@ -78,15 +81,18 @@ impl Node {
         };
         let event = Event {
             local_identity: pair.local,
-            remote_identity: pair.remote,
             node: pair.node,
             slot: header.slot,
             direction: header.direction,
             kind: kind::DROP,
-            reason: reason::AUTH_REQUIRED,
-            detail: reason::AUTH_REQUIRED,
-            auth_type: auth_type::SPIRE,
             ..describe(frame)
+        };
+        let event = if is_address_line(header.remote) {
+            let (reason, detail) = (reason::ADDRESS_UNKNOWN, reason::ADDRESS_UNKNOWN);
+            Event { reason, detail, ..event }
+        } else {
+            let (reason, detail) = (reason::AUTH_REQUIRED, reason::AUTH_REQUIRED);
+            Event { remote_identity: pair.remote, reason, detail, auth_type: auth_type::SPIRE, ..event }
         };
         Some((pair, source, event))
     }
@@ -105,7 +111,11 @@ impl Node {
     }
 
     pub(super) fn release(&mut self, pair: Pair) {
-        let now = clock::boot_ns();
+        self.give_back(pair, clock::boot_ns());
+    }
+
+    /// Writes all frames of a line back, in their order.
+    pub(super) fn give_back(&mut self, pair: Pair, now: u64) {
         let mut released = 0;
         for parked in self.parking.release(pair) {
             released += 1;
@@ -136,7 +146,12 @@ impl Node {
         for (pair, expired) in self.parking.expire(now) {
             let frames = self.drop_frames(&expired);
             tracing::debug!(?pair, frames, "parked too long");
-            self.count_discarded("deadline", frames);
+            if is_address_line(pair.remote) {
+                self.count_discarded("address_unknown", frames);
+                self.give_up_unknown(pair, now);
+            } else {
+                self.count_discarded("deadline", frames);
+            }
             self.record_parked_drop(pair, frames);
         }
     }
@@ -150,7 +165,7 @@ impl Node {
         frames.len() as u64
     }
 
-    fn write_back(&self, frame: &[u8]) {
+    pub(super) fn write_back(&self, frame: &[u8]) {
         if let Err(error) = self.tap.get_ref().write(frame) {
             tracing::warn!(%error, "a parked frame could not be written back");
         }
@@ -165,8 +180,8 @@ impl Node {
 }
 
 /// Where the programs count the packets of a pair.
-fn place(pair: Pair, slot: u16, direction: u8) -> PendingKey {
-    PendingKey { local: pair.local, remote: pair.remote, node: pair.node, slot, direction, pad: [0; 3] }
+pub(super) fn place(pair: Pair, slot: u16, direction: u8) -> PendingKey {
+    PendingKey::new(pair.local, pair.remote, pair.node, slot, direction)
 }
 
 fn place_of(parked: &Parked<Vec<u8>>) -> Option<PendingKey> {
@@ -174,7 +189,7 @@ fn place_of(parked: &Parked<Vec<u8>>) -> Option<PendingKey> {
     Some(place(parked.pair, header.slot, header.direction))
 }
 
-fn full_name(full: Full) -> &'static str {
+pub(super) fn full_name(full: Full) -> &'static str {
     match full {
         Full::Pair => "full_pair",
         Full::Source => "full_source",

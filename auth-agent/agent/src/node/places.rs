@@ -66,7 +66,9 @@ impl Node {
             self.policy_revision += 1;
         }
         affected.extend(self.follow_prefixes());
-        self.follow_addresses(&effects.addresses);
+        if !self.world.synced || synced {
+            self.follow_addresses(&effects.addresses);
+        }
         self.follow_local_pods(&pods);
         // What SPIRE knows a pod by may have come after the pod itself.
         if concern_changed || pods.iter().any(|key| self.endpoints.slot_of(key).is_some()) {
@@ -80,7 +82,10 @@ impl Node {
             self.first_picture();
         } else if self.world.synced {
             self.regenerate(&affected);
+            // After policy: a new pod must not be taken for one that nothing is said of.
+            self.follow_addresses(&effects.addresses);
         }
+        self.release_addresses(&effects.addresses);
         if nodes_changed || synced {
             self.encryption.dirty = true;
             self.refresh_encryption();

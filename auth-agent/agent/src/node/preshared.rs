@@ -1,7 +1,7 @@
 //! Preshared keys of the tunnels: what nodes agree on in handshakes between their own SVIDs, put in force.
 
 use countersign_auth_proto::Pair;
-use countersign_wg_proto::{Agreed, Ask};
+use countersign_wg_proto::{Agreed, Ask, TunnelId};
 use tokio::sync::oneshot;
 
 use super::Node;
@@ -12,7 +12,7 @@ use crate::handshake::{End, Exported, Failure, FailureKind, NODE, Outcome, Refus
 /// The other side of an agreement has spoken its last word, or will not.
 #[derive(Debug)]
 pub struct LastWord {
-    node: String,
+    tunnel: TunnelId,
     attempt: u64,
     heard: bool,
 }
@@ -25,55 +25,57 @@ impl Node {
         if !ended.is_empty() {
             self.tell_manager();
         }
-        for node in ended {
+        for tunnel in ended {
             tracing::warn!(
-                node,
+                node = tunnel.node,
                 "the preshared key has ended; the node's pods are unreachable until there is another"
             );
         }
-        for Ask { node, attempt } in self.encryption.agreements.due(now) {
-            if let Err(why) = self.ask(&node, attempt) {
-                self.encryption.agreements.failed(&node, attempt, why.as_str().to_owned(), now);
+        for Ask { tunnel, attempt } in self.encryption.agreements.due(now) {
+            if let Err(why) = self.ask(&tunnel, attempt) {
+                self.encryption.agreements.failed(&tunnel, attempt, why.as_str().to_owned(), now);
             }
         }
     }
 
-    fn ask(&mut self, node: &str, attempt: u64) -> Result<(), FailureKind> {
-        let id = self.node_ids.id(node).ok_or(FailureKind::Unreachable)?;
-        self.start(Pair::new(NODE, NODE, id), Purpose::Agree { attempt })
+    fn ask(&mut self, tunnel: &TunnelId, attempt: u64) -> Result<(), FailureKind> {
+        let id = self.node_ids.id(&tunnel.node).ok_or(FailureKind::Unreachable)?;
+        self.start(Pair::new(NODE, NODE, id), Purpose::Agree { tunnel: tunnel.clone(), attempt })
     }
 
-    /// The tunnel to a node, with this one as its client.
-    pub(super) fn tunnel_to(&self, node: &str) -> Option<Tunnel> {
-        Some(Tunnel { client: self.own_end(), server: self.end_of(node)? })
+    /// A tunnel to a node, with this one as its client; none if one of the two keys is no longer good.
+    pub(super) fn tunnel_to(&self, tunnel: &TunnelId) -> Option<Tunnel> {
+        let client = self.own_ends().find(|end| end.public_key == tunnel.own)?;
+        let server = self.ends_of(&tunnel.node).find(|end| end.public_key == tunnel.peer)?;
+        Some(Tunnel { client, server })
     }
 
-    fn own_end(&self) -> End {
-        let manager = &self.encryption.manager;
-        End { public_key: manager.public_key(), epoch: manager.epoch() }
+    fn own_ends(&self) -> impl Iterator<Item = End> {
+        let keys = self.encryption.own.iter();
+        keys.map(|key| End { public_key: key.public_key, epoch: key.epoch })
     }
 
-    fn end_of(&self, node: &str) -> Option<End> {
-        let key = self.encryption.keys.get(node)?;
-        Some(End { public_key: *key.public_key(), epoch: key.epoch() })
+    fn ends_of(&self, node: &str) -> impl Iterator<Item = End> {
+        let keys = self.encryption.keys.of_node(node);
+        keys.map(|key| End { public_key: *key.public_key(), epoch: key.epoch() })
     }
 
     /// A node that was asked has answered, or has not.
-    pub(super) fn agreed(&mut self, pair: Pair, attempt: u64, result: Result<Box<Outcome>, Failure>) {
-        let Some(node) = self.node_ids.name(pair.node).map(str::to_owned) else { return };
+    pub(super) fn agreed(&mut self, tunnel: &TunnelId, attempt: u64, result: Result<Box<Outcome>, Failure>) {
+        let node = &tunnel.node;
         let now = clock::boot_ns();
         let outcome = match result {
             Ok(outcome) => *outcome,
             Err(failure) => {
                 tracing::debug!(node, %failure, "no preshared key could be agreed on");
-                return self.encryption.agreements.failed(&node, attempt, failure.to_string(), now);
+                return self.encryption.agreements.failed(tunnel, attempt, failure.to_string(), now);
             }
         };
         let Outcome { preshared: Some(exported), not_after, ack, .. } = outcome else {
             let why = "the node speaks of no preshared keys".to_owned();
-            return self.encryption.agreements.failed(&node, attempt, why, now);
+            return self.encryption.agreements.failed(tunnel, attempt, why, now);
         };
-        if !self.encryption.agreements.answered(&node, attempt, agreed(exported, not_after), now) {
+        if !self.encryption.agreements.answered(tunnel, attempt, agreed(exported, not_after), now) {
             return;
         }
         tracing::debug!(node, "a preshared key is in force");
@@ -89,35 +91,39 @@ impl Node {
     pub(super) fn agree(
         &mut self,
         node: &str,
-        (tunnel, exported): (Tunnel, Exported),
+        (asked, exported): (Tunnel, Exported),
         not_after: u64,
     ) -> Result<oneshot::Sender<()>, Refusal> {
-        if tunnel.server != self.own_end() || Some(tunnel.client) != self.end_of(node) {
+        let (client, server) = (&asked.client, &asked.server);
+        if !self.own_ends().any(|end| end == *server) || !self.ends_of(node).any(|end| end == *client) {
             tracing::debug!(node, "the node means another tunnel than the one that is known here");
             return Err(Refusal::Declined);
         }
         let candidate = agreed(exported, not_after.min(self.latest_end()));
-        let asked = self.encryption.agreements.asked(node, candidate, clock::boot_ns());
+        let tunnel = TunnelId { node: node.to_owned(), own: server.public_key, peer: client.public_key };
+        let asked = self.encryption.agreements.asked(&tunnel, candidate, clock::boot_ns());
         let attempt = asked.map_err(|_| Refusal::Overload)?;
+        // It may have just started, and not know any more what it was told.
+        self.encryption.rotation.tell_again(node);
         let (confirmed, last_word) = oneshot::channel();
-        let (node, words) = (node.to_owned(), self.last_words.clone());
+        let words = self.last_words.clone();
         tokio::spawn(async move {
             let heard = last_word.await.is_ok();
             // The node task has ended: so does the agent.
-            let _ = words.send(LastWord { node, attempt, heard }).await;
+            let _ = words.send(LastWord { tunnel, attempt, heard }).await;
         });
         Ok(confirmed)
     }
 
     /// The node that asked has the key in force, or that will never be known.
-    pub(super) fn last_word(&mut self, LastWord { node, attempt, heard }: LastWord) {
+    pub(super) fn last_word(&mut self, LastWord { tunnel, attempt, heard }: LastWord) {
         let now = clock::boot_ns();
         if !heard {
-            self.encryption.agreements.unconfirmed(&node, attempt, now);
+            self.encryption.agreements.unconfirmed(&tunnel, attempt, now);
             return self.agree_due();
         }
-        if self.encryption.agreements.confirmed(&node, attempt, now) {
-            tracing::debug!(node, "a preshared key is in force");
+        if self.encryption.agreements.confirmed(&tunnel, attempt, now) {
+            tracing::debug!(node = tunnel.node, "a preshared key is in force");
             self.tell_manager();
         }
     }

@@ -9,7 +9,7 @@ use countersign_certs::{Bundle, IdSubject, IdTemplate, SpiffeId, Svid, TrustDoma
 use countersign_policy::identity::is_pod;
 use countersign_policy::labels::{Labels, Source};
 use countersign_spire::embedded::{self, EmbeddedConfig};
-use countersign_spire::spire::{self, SpireConfig};
+use countersign_spire::spire::{self, PodsApi, SpireConfig};
 use countersign_spire::{Reference, SourceStatus, Subject, SvidSource, Update, Workload};
 use countersign_spire_proto::{Concern, PodFacts, Selector, SelectorTemplate, render_all};
 use tokio::sync::{mpsc, watch};
@@ -189,12 +189,15 @@ fn source(config: &Config, domain: &TrustDomain) -> anyhow::Result<(SvidSource, 
         embedded.ttl = config.svid_ttl;
         return embedded::spawn(embedded).with_context(|| format!("the embedded CA in {}", dir.display()));
     }
-    let sockets = (config.spire_workload_socket.clone(), config.spire_admin_socket.clone());
-    let (Some(workload_socket), Some(admin_socket)) = sockets else {
-        anyhow::bail!("--spire-workload-socket and --spire-admin-socket, or --embedded-ca");
+    let admin = config.spire_admin_socket.clone().map(PodsApi::Delegated);
+    let pods = config.spire_broker_socket.clone().map(PodsApi::Broker).or(admin);
+    let (Some(workload_socket), Some(pods)) = (config.spire_workload_socket.clone(), pods) else {
+        anyhow::bail!(
+            "--spire-workload-socket and --spire-admin-socket or --spire-broker-socket, or --embedded-ca"
+        );
     };
-    spire::spawn(&SpireConfig { workload_socket, admin_socket, trust_domain: domain.clone() })
-        .context("--spire-workload-socket, --spire-admin-socket")
+    spire::spawn(&SpireConfig { workload_socket, pods, trust_domain: domain.clone() })
+        .context("--spire-workload-socket, --spire-admin-socket, --spire-broker-socket")
 }
 
 /// Takes wishes in order, without keeping the node task waiting.
@@ -306,6 +309,10 @@ impl Node {
             return Ok(None);
         };
         let subject = Subject { identity: endpoint.identity, id };
+        if self.config.spire_broker_socket.is_some() {
+            let namespace = endpoint.saved.spec.netns.ok_or("its network namespace is not known")?;
+            return Ok(Some((subject, Workload { key, reference: Reference::Namespace(namespace) })));
+        }
         let selectors = match render_all(&self.svids.selectors, &PodFacts::of(pod)) {
             Ok(selectors) => selectors,
             Err(missing) if self.svids.is_spire => return Err(format!("--workload-selector: {missing}")),

@@ -23,6 +23,7 @@ fn hello() -> Hello {
         not_after: 1_800_000_000,
         disowned: Vec::new(),
         tunnel: None,
+        moved: None,
     }
 }
 
@@ -60,6 +61,7 @@ fn the_largest_message_fits() {
         not_after: u64::MAX,
         disowned: Vec::new(),
         tunnel: Some(tunnel([255; 32], u64::MAX)),
+        moved: Some(tunnel([255; 32], u64::MAX)),
     };
     let bytes = hello.encode();
     assert!(body(&bytes).len() <= MAX_MESSAGE_BYTES, "{}", bytes.len());
@@ -148,7 +150,7 @@ proptest! {
         assertions in prop::collection::vec(assertion(), 0..40), not_after: u64,
         key: Option<[u8; 32]>, epoch: u64,
     ) {
-        let hello = Hello { node: node.clone(), to_node, identity, asked_identity, assertions: assertions.clone(), not_after, disowned: vec![1, 300], tunnel: key.map(|key| tunnel(key, epoch)) };
+        let hello = Hello { node: node.clone(), to_node, identity, asked_identity, assertions: assertions.clone(), not_after, disowned: vec![1, 300], tunnel: key.map(|key| tunnel(key, epoch)), moved: key.map(|key| tunnel(key, !epoch)) };
         prop_assert_eq!(Hello::decode(body(&hello.encode())).unwrap(), hello);
         let reply = Reply { node, verdict: Ok((assertions, not_after)) };
         prop_assert_eq!(Reply::decode(body(&reply.encode())).unwrap(), reply);

@@ -142,6 +142,7 @@ impl Agent {
             not_after: u64::MAX,
             disowned: Vec::new(),
             tunnel: None,
+            moved: None,
         }
     }
 }

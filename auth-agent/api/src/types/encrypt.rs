@@ -10,11 +10,11 @@ pub struct EncryptStatus {
     pub node: String,
     /// `Wireguard` or `Disabled`.
     pub mode: String,
-    /// Network device.
+    /// Network device; several, with commas between, while keys change or where nodes have changed theirs.
     pub device: String,
     /// What moves the packets: `countersign-wg` (userspace) or `kernel`.
     pub backend: String,
-    /// UDP port it listens on.
+    /// UDP port it listens on, of the first device.
     pub listen_port: u16,
     /// This node's public key, base64.
     pub public_key: String,
@@ -24,6 +24,36 @@ pub struct EncryptStatus {
     pub errors: Vec<String>,
     /// Plaintext packets of encrypted peers that were dropped.
     pub leaks_prevented: u64,
+    /// The change of this node's key, while there is one.
+    pub rotation: Option<KeyRotation>,
+}
+
+/// A node changes its key: the next one is there beside the one it has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KeyRotation {
+    /// The next public key, base64.
+    pub next_public_key: String,
+    /// Since when it is there.
+    pub since: u64,
+    /// When the old key ends at the latest.
+    pub until: u64,
+    /// Nodes that still need the old key, as far as is known.
+    pub waiting_for: Vec<String>,
+}
+
+/// Answer to [`crate::Request::RotateKey`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RotationBegun {
+    /// Name of the node.
+    pub node: String,
+    /// Its public key until the end, base64.
+    pub public_key: String,
+    /// What takes its place, base64.
+    pub next_public_key: String,
+    /// The node was not changing its key already.
+    pub is_new: bool,
 }
 
 impl EncryptStatus {
@@ -45,6 +75,8 @@ pub struct EncryptPeer {
     pub node: String,
     /// Its public key, base64; empty while none is verified.
     pub public_key: String,
+    /// The device it is a peer of.
+    pub device: String,
     /// `address:port` that packets to it go to; empty while unknown.
     pub endpoint: String,
     /// Prefixes that are its.
@@ -61,7 +93,7 @@ pub struct EncryptPeer {
     pub attested_until: Option<u64>,
     /// The preshared key of the tunnel; none while nothing is agreed on.
     pub preshared: Option<PresharedKey>,
-    /// Why there is no encryption to it.
+    /// Why there is no encryption to it; or, where there is a public key, why the one it announces now is refused.
     pub error: Option<String>,
 }
 

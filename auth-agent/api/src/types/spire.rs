@@ -77,7 +77,7 @@ pub struct EntryTrouble {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SpireConnection {
-    /// `Workload API` or `Delegated Identity API`.
+    /// `Workload API`, `Delegated Identity API` or `Broker API`.
     pub api: String,
     /// Path of the socket.
     pub socket: String,

@@ -17,7 +17,7 @@ const EVERYTHING: i32 = 0x0300;
 /// Counts of packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {
-    /// WireGuard: UDP 51871.
+    /// WireGuard: UDP 51871 and the three ports after it.
     pub(super) encrypted: u64,
     /// Handshakes between agents: TCP 4250.
     pub(super) handshakes: u64,
@@ -95,7 +95,7 @@ fn classify(frame: &[u8]) -> Option<Kind> {
     };
     let port = |at: usize| Some(u16::from_be_bytes([*transport.get(at)?, *transport.get(at + 1)?]));
     match protocol {
-        17 if port(0)? == 51871 || port(2)? == 51871 => Some(Kind::Encrypted),
+        17 if [port(0)?, port(2)?].iter().any(|port| (51871..=51874).contains(port)) => Some(Kind::Encrypted),
         6 if port(0)? == 4250 || port(2)? == 4250 => Some(Kind::Handshake),
         // Neighbour and router discovery, and multicast reports behind a hop-by-hop header.
         58 if (130..=137).contains(transport.first()?) => Some(Kind::Neighbour),

@@ -14,7 +14,7 @@ use crate::ns::Space;
 use crate::paths::Paths;
 use crate::process::{MARK, Record, Running};
 use crate::scan;
-use crate::spire::{SpirePaths, TRUST_DOMAIN};
+use crate::spire::{PodsBy, SpirePaths, TRUST_DOMAIN};
 
 use super::inbox::{Inbox, Order};
 use super::pods::Pods;
@@ -140,8 +140,13 @@ fn identity_arguments(command: &mut Command, config: &LabConfig, paths: &Paths, 
             command.args(["--svid-ttl", &format!("{}s", config.svid_ttl_seconds)]);
             return;
         }
-        IdentitySource::Spire { .. } => {
+        IdentitySource::Spire { pods, .. } => {
             command.arg("--registrar-status").arg(spire.registrar_status());
+            if *pods == PodsBy::Broker {
+                command.arg("--spire-workload-socket").arg(spire.workload_socket(node));
+                command.arg("--spire-broker-socket").arg(spire.broker_socket(node));
+                return;
+            }
             (spire.workload_socket(node), spire.admin_socket(node))
         }
         IdentitySource::External { workload_socket, admin_socket } => {

@@ -1,5 +1,6 @@
 //! Telling the agent about endpoints, as a CNI plugin would, without waiting for it.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use countersign_agent_api::{Done, EndpointAdded, EndpointRef, EndpointSpec, Requ
 
 use crate::agent;
 use crate::names::PodKey;
+use crate::paths::Paths;
 use crate::pod::PodState;
 
 use super::inbox::{Inbox, Order};
@@ -59,6 +61,7 @@ impl Registrar {
             interface: net.interface.clone(),
             mac: net.mac.clone(),
             ips: state.ips(),
+            netns: std::fs::metadata(Paths::netns(&net.netns)).map(|meta| meta.ino()).ok(),
         };
         let (key, uid) = (key.clone(), state.uid.clone());
         self.ask(move |socket| {

@@ -289,7 +289,11 @@ fn the_agents_ports_are_closed_whatever_policy_says() {
     for v6 in [false, true] {
         let out = scene.craft(Host::A, Host::Node, v6);
         assert_eq!(scene.leave(Host::A, &out.tcp(1000, 4250, tcp::SYN)), Action::Drop);
-        assert_eq!(scene.leave(Host::A, &out.udp(1000, 51871, b"x")), Action::Drop);
+        for port in [51871, 51874] {
+            assert_eq!(scene.leave(Host::A, &out.udp(1000, port, b"x")), Action::Drop);
+        }
+        assert_eq!(scene.leave(Host::A, &out.udp(1000, 51870, b"x")), Action::Pass);
+        assert_eq!(scene.leave(Host::A, &out.udp(1000, 51875, b"x")), Action::Pass);
         assert_eq!(scene.leave(Host::A, &out.tcp(1000, 51871, tcp::SYN)), Action::Pass);
         assert_eq!(scene.leave(Host::A, &out.udp(1000, 4250, b"x")), Action::Pass);
         let elsewhere = scene.craft(Host::A, Host::World, v6);
@@ -299,7 +303,7 @@ fn the_agents_ports_are_closed_whatever_policy_says() {
     let gateway = Craft { destination: "fe80::1".parse().unwrap(), ..scene.craft(Host::A, Host::Node, true) };
     assert_eq!(scene.leave(Host::A, &gateway.tcp(1000, 4250, tcp::SYN)), Action::Drop);
     assert_eq!(scene.leave(Host::A, &gateway.tcp(1000, 80, tcp::SYN)), Action::Pass);
-    assert_eq!(scene.twin.counter(EGRESS, reason::AGENT_PORT).packets, 5);
+    assert_eq!(scene.twin.counter(EGRESS, reason::AGENT_PORT).packets, 7);
 }
 
 #[test]

@@ -13,4 +13,5 @@ mod parsing;
 mod proofs;
 mod reports;
 mod scene;
+mod unknown;
 mod wire;

@@ -6,29 +6,28 @@ use std::vec::Vec;
 use proptest::prelude::*;
 
 use super::scene::{A_SLOT, C, Host, REMOTE_NODE, SECOND, Scene};
-use crate::action::Action;
+use crate::action::{Action, Errand};
 use crate::config::flag::PARKING;
 use crate::decide::auth_key;
 use crate::ipcache::IpEntry;
 use crate::limits;
-use crate::park::PendingKey;
-use crate::policy::auth_type::SPIRE;
+use crate::park::{Parked, PendingKey, is_address_line};
+use crate::policy::auth_type::{NONE, SPIRE};
 use crate::policy::direction::{EGRESS, INGRESS};
 use crate::reason;
+
+/// A packet that is parked: its number, and what its frame says of itself.
+type Waiting = (u16, Parked);
 
 /// A pod, its peer, and an agent that reads, proves and gives back as it pleases.
 struct Line {
     scene: Scene,
-    /// At the parking device, and with the agent: numbers of packets and their directions.
-    device: VecDeque<(u16, u8)>,
-    agent: VecDeque<(u16, u8)>,
+    /// At the parking device, and with the agent.
+    device: VecDeque<Waiting>,
+    agent: VecDeque<Waiting>,
     /// What got through, by direction.
     through: [Vec<u16>; 2],
     sent: u16,
-}
-
-fn key(direction: u8) -> PendingKey {
-    PendingKey { local: super::scene::A, remote: C, node: REMOTE_NODE, slot: A_SLOT, direction, pad: [0; 3] }
 }
 
 impl Line {
@@ -41,17 +40,26 @@ impl Line {
         Self { scene, device: VecDeque::new(), agent, through: [Vec::new(), Vec::new()], sent: 0 }
     }
 
+    /// The peer is a pod that the node has not heard of.
+    fn unknown(auth_type: u8) -> Self {
+        let mut line = Self::new();
+        line.scene.allow(A_SLOT, EGRESS, 0, auth_type);
+        line.scene.allow(A_SLOT, INGRESS, 0, auth_type);
+        line.scene.forget(Host::C);
+        line
+    }
+
     /// All of one flow: the pod's packets, and the peer's answers.
     fn pass(&mut self, number: u16, direction: u8, round: u8) {
         let craft = self.scene.craft(Host::A, Host::C, false);
-        let action = if direction == EGRESS {
-            self.scene.leave_again(Host::A, &craft.udp(1000, 53, &number.to_be_bytes()), round).0
+        let (action, errand) = if direction == EGRESS {
+            self.scene.leave_again(Host::A, &craft.udp(1000, 53, &number.to_be_bytes()), round)
         } else {
-            self.scene.enter_again(Host::A, &craft.reversed().udp(53, 1000, &number.to_be_bytes()), round)
+            self.scene.arrive(Host::A, &craft.reversed().udp(53, 1000, &number.to_be_bytes()), round)
         };
         match action {
             Action::Pass => self.through[usize::from(direction)].push(number),
-            Action::Park => self.device.push_back((number, direction)),
+            Action::Park => self.device.push_back((number, said(&errand))),
             other => assert_eq!((other, round), (Action::Drop, 0), "lost on its way back"),
         }
     }
@@ -71,25 +79,31 @@ impl Line {
         self.agent.extend(self.device.drain(..count));
     }
 
-    /// With a proof it gives all of them back, and says so when it has.
+    /// With a proof it gives all of them back, and says so when it has; those that wait for word of an address when
+    /// that is known.
     fn give_back(&mut self, in_between: u16) {
-        if !self.is_proved() {
-            return;
-        }
-        let batch: Vec<_> = self.agent.drain(..).collect();
-        for (number, direction) in &batch {
-            self.pass(*number, *direction, 1);
+        let (proved, known) = (self.is_proved(), self.scene.knows(Host::C));
+        let goes = |waiting: &Waiting| if is_address_line(waiting.1.remote) { known } else { proved };
+        let (batch, rest): (Vec<_>, Vec<_>) = self.agent.drain(..).partition(goes);
+        self.agent = rest.into();
+        for (number, parked) in &batch {
+            self.pass(*number, parked.direction, parked.comes_back());
             for _ in 0..in_between {
-                self.send(*direction);
+                self.send(parked.direction);
             }
         }
-        for (_, direction) in batch {
-            *self.scene.twin.returned.entry(key(direction)).or_default() += 1;
+        for (_, parked) in batch {
+            let Parked { remote, node, slot, direction, .. } = parked;
+            let key = PendingKey::new(super::scene::A, remote, node, slot, direction);
+            *self.scene.twin.returned.entry(key).or_default() += 1;
         }
     }
 
     fn prove(&mut self) {
-        self.scene.prove(Host::A, Host::C, 60 * SECOND);
+        // Whom it is about has to be known.
+        if self.scene.knows(Host::C) {
+            self.scene.prove(Host::A, Host::C, 60 * SECOND);
+        }
     }
 
     fn withdraw(&mut self) {
@@ -98,6 +112,7 @@ impl Line {
     }
 
     fn settle(&mut self) {
+        self.scene.know(Host::C);
         self.prove();
         while !(self.device.is_empty() && self.agent.is_empty()) {
             self.read(usize::MAX);
@@ -108,6 +123,15 @@ impl Line {
     fn is_in_order(&self) -> bool {
         self.through.iter().all(|numbers| numbers.is_sorted())
     }
+
+    /// Numbers and directions of what waits at the device.
+    fn at_device(&self) -> Vec<(u16, u8)> {
+        self.device.iter().map(|(number, parked)| (*number, parked.direction)).collect()
+    }
+}
+
+fn said(errand: &Errand) -> Parked {
+    Parked::decode(&errand.macs).unwrap()
 }
 
 #[test]
@@ -117,7 +141,7 @@ fn what_comes_after_the_proof_queues_up_behind_what_waited_for_it() {
     line.read(1);
     line.prove();
     line.send(EGRESS);
-    assert_eq!(line.device, [(2, EGRESS)]);
+    assert_eq!(line.at_device(), [(2, EGRESS)]);
     line.give_back(0);
     // The second is still at the device: the first one's verdict must not let the third pass.
     line.send(EGRESS);
@@ -141,7 +165,7 @@ fn an_answer_opens_nothing_for_packets_that_would_overtake() {
     // The peer has the first one and answers, while the second is still at the device.
     line.send(INGRESS);
     line.send(EGRESS);
-    assert_eq!(line.device, [(2, EGRESS), (4, EGRESS)]);
+    assert_eq!(line.at_device(), [(2, EGRESS), (4, EGRESS)]);
     line.settle();
     assert!(line.is_in_order());
 }
@@ -197,11 +221,36 @@ fn without_parking_nothing_waits_behind_anything() {
     assert_eq!(line.through[usize::from(EGRESS)], [2]);
 }
 
+#[test]
+fn what_comes_when_the_address_is_known_queues_up_behind_what_waited_for_that() {
+    for auth_type in [NONE, SPIRE] {
+        let mut line = Line::unknown(auth_type);
+        line.send(INGRESS);
+        line.send(INGRESS);
+        line.read(1);
+        line.scene.know(Host::C);
+        line.prove();
+        line.send(INGRESS);
+        line.give_back(0);
+        // The first one is through; its flow must not take the third past the second, and no answer either.
+        line.send(EGRESS);
+        line.send(INGRESS);
+        assert_eq!(line.at_device(), [(2, INGRESS), (3, INGRESS), (4, EGRESS), (5, INGRESS)]);
+        line.settle();
+        line.send(INGRESS);
+        assert_eq!(line.through[usize::from(INGRESS)], [1, 2, 3, 5, 6]);
+        assert_eq!(line.through[usize::from(EGRESS)], [4]);
+        assert!(line.device.is_empty());
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Send(u8),
     Read(usize),
     GiveBack { in_between: u16 },
+    Know,
+    Forget,
     Prove,
     Withdraw,
     Wait(u64),
@@ -213,6 +262,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Step::Send(INGRESS)),
         3 => (0..6usize).prop_map(Step::Read),
         3 => (0..3u16).prop_map(|in_between| Step::GiveBack { in_between }),
+        2 => Just(Step::Know),
+        1 => Just(Step::Forget),
         2 => Just(Step::Prove),
         1 => Just(Step::Withdraw),
         1 => prop_oneof![Just(1_000_000), Just(SECOND / 3), Just(SECOND)].prop_map(Step::Wait),
@@ -224,14 +275,21 @@ proptest! {
 
     /// The oracle of a line is its numbers: whatever happens, they come out as they went in, each once.
     #[test]
-    fn nothing_overtakes(steps in proptest::collection::vec(step(), 1..80)) {
-        let mut line = Line::new();
+    fn nothing_overtakes(
+        steps in proptest::collection::vec(step(), 1..80),
+        unknown in proptest::option::of(prop_oneof![Just(SPIRE), Just(NONE)]),
+    ) {
+        let mut line = unknown.map_or_else(Line::new, Line::unknown);
         let mut waited = 0;
         for step in steps {
             match step {
                 Step::Send(direction) => line.send(direction),
                 Step::Read(count) => line.read(count),
                 Step::GiveBack { in_between } => line.give_back(in_between),
+                Step::Know => line.scene.know(Host::C),
+                // What is on its way to a pod that goes has no order to keep with what is sent to the next.
+                Step::Forget if line.device.is_empty() && line.agent.is_empty() => line.scene.forget(Host::C),
+                Step::Forget => {}
                 Step::Prove => line.prove(),
                 Step::Withdraw => line.withdraw(),
                 // Shorter in all than the life of what waits.

@@ -13,7 +13,7 @@ use crate::endpoint::{self, Endpoint};
 use crate::identity;
 use crate::ipcache::{IpEntry, flag};
 use crate::policy::{PREFIX_PROTOCOL, PREFIX_STATIC, PolicyEntry, PolicyKey, auth_type, precedence};
-use crate::twin::Twin;
+use crate::twin::{Twin, network};
 use crate::{pod, wire};
 
 pub const A: u32 = 1000;
@@ -167,6 +167,43 @@ impl Scene {
         epochs.policy = epochs.policy.wrapping_add(1);
     }
 
+    /// The cluster says whose the address is.
+    pub fn know(&mut self, host: Host) {
+        self.name(host, Some(IpEntry { identity: C, node: REMOTE_NODE, flags: flag::POD | flag::ENCRYPTED }));
+    }
+
+    /// All that is known of the other node's pod is that such addresses are pods' there.
+    pub fn forget(&mut self, host: Host) {
+        self.name(host, None);
+    }
+
+    fn name(&mut self, host: Host, entry: Option<IpEntry>) {
+        for (v6, bits, net) in [(false, 32, 24), (true, 128, 64)] {
+            let (addr, family) = Addr::from_ip(ip(host, v6));
+            let kind = IpEntry {
+                identity: identity::UNKNOWN,
+                node: REMOTE_NODE,
+                flags: flag::POD | flag::ENCRYPTED,
+            };
+            // IPv4 addresses are kept in the first word.
+            let prefix = network(&addr, net);
+            self.twin.ips.insert((family, net, prefix), kind);
+            match entry {
+                Some(entry) => drop(self.twin.ips.insert((family, bits, addr), entry)),
+                None => drop(self.twin.ips.remove(&(family, bits, addr))),
+            }
+        }
+        // As the agent does whenever addresses change.
+        self.bump(A_SLOT);
+        self.bump(B_SLOT);
+    }
+
+    /// Whether it is known whose the address is.
+    pub fn knows(&self, host: Host) -> bool {
+        let (addr, family) = Addr::from_ip(ip(host, false));
+        self.twin.ips.contains_key(&(family, 32, addr))
+    }
+
     /// Installs a proof between a pod of this node and a peer, for so many nanoseconds.
     pub fn prove(&mut self, local: Host, remote: Host, lifetime: u64) {
         let endpoint = endpoint(local);
@@ -201,8 +238,14 @@ impl Scene {
 
     /// A frame that has been parked so many times.
     pub fn enter_again(&self, host: Host, frame: &[u8], round: u8) -> Action {
+        self.arrive(host, frame, round).0
+    }
+
+    /// The same, with what becomes of it.
+    pub fn arrive(&self, host: Host, frame: &[u8], round: u8) -> (Action, Errand) {
         let mut errand = Errand { ifindex: endpoint(host).ifindex, round, ..Errand::default() };
-        pod::to_pod(frame, &self.twin, &mut errand)
+        let action = pod::to_pod(frame, &self.twin, &mut errand);
+        (action, errand)
     }
 
     /// A frame that has been parked so many times.

@@ -146,7 +146,7 @@ impl Lab {
             assert_eq!(self.tap.write(frame).unwrap(), frame.len());
             let &Parked { direction, slot, node, remote, .. } = parked;
             let local = if slot == 1 { A } else { B };
-            let key = PendingKey { local, remote, node, slot, direction, pad: [0; 3] };
+            let key = PendingKey::new(local, remote, node, slot, direction);
             *self.returned.entry(key).or_default() += 1;
         }
         for (key, frames) in &self.returned {

@@ -1,6 +1,7 @@
 //! Packets made by hand, and a device that cuts what it is given as the kernel does.
 
 mod cutting;
+mod fuzz;
 mod joining;
 mod kernel;
 mod noise;
@@ -90,7 +91,9 @@ fn ip(v6: bool, protocol: u8, id: u16, from: u8, payload: &[u8]) -> Vec<u8> {
 /// The checksum of what `packet` has from `at` on, below an IP header at `network`.
 fn transport_checksum(packet: &[u8], network: usize, at: usize) -> u16 {
     let ip = &packet[network..];
-    let (addresses, protocol) = if ip[0] >> 4 == 4 { (&ip[12..20], ip[9]) } else { (&ip[8..40], ip[6]) };
+    let (addresses, protocol) = if ip[0] >> 4 == 4 { (12..20, ip[9]) } else { (8..40, ip[6]) };
+    // Where something was changed it may be too short for that.
+    let addresses = ip.get(addresses).unwrap_or_default();
     let length = ((packet.len() - at) as u16).to_be_bytes();
     naive(&[addresses, &[0, protocol], &length, &packet[at..]])
 }

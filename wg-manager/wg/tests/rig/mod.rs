@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,27 @@ pub fn possible() -> bool {
     assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "this test {why}");
     eprintln!("skipped: this test {why}");
     false
+}
+
+/// A file of wireguard-go in the cache of peers. Where there is none, the test is skipped, but fails when `CI=true`.
+pub fn of_wireguard_go(file: &str) -> Option<PathBuf> {
+    let given = std::env::var_os("COUNTERSIGN_CACHE_DIR").map(PathBuf::from);
+    let xdg = || std::env::var_os("XDG_CACHE_HOME").map(|dir| Path::new(&dir).join("countersign"));
+    let home = || std::env::var_os("HOME").map(|dir| Path::new(&dir).join(".cache/countersign"));
+    let peers = given.or_else(xdg).or_else(home).map(|cache| cache.join("peers"));
+    let entries = peers.and_then(|peers| std::fs::read_dir(peers).ok()).into_iter().flatten().flatten();
+    let mut places: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    places.retain(|place| {
+        place.file_name().is_some_and(|name| name.to_string_lossy().starts_with("wireguard-go-"))
+    });
+    places.sort();
+    let found = places.into_iter().map(|place| place.join(file)).rfind(|path| path.is_file());
+    if found.is_none() {
+        let ci = std::env::var_os("CI").is_some_and(|ci| ci == "true");
+        assert!(!ci, "no {file} of wireguard-go: run `cargo xtask peers`");
+        eprintln!("skipped: no {file} of wireguard-go; `cargo xtask peers` fetches it");
+    }
+    found
 }
 
 fn installed(tool: &str) -> bool {
@@ -80,6 +101,14 @@ impl Pair {
         pair.a.start();
         pair.b.start();
         pair
+    }
+
+    /// Configures both with wg(8), over IPv4.
+    pub fn configure(&self) {
+        self.a.configure_with_wg(&self.b, false);
+        self.b.configure_with_wg(&self.a, false);
+        self.a.route_by_hand();
+        self.b.route_by_hand();
     }
 
     /// With devices configured by wg(8), linked over the cable's IPv4 (or IPv6) addresses.
@@ -171,8 +200,13 @@ impl Node {
 
     /// Start the device in the foreground, and wait until it is ready.
     pub fn start(&mut self) {
-        let mut child =
-            self.command(BINARY, &["--foreground", DEVICE]).stderr(Stdio::inherit()).spawn().unwrap();
+        self.start_other(Path::new(BINARY), &["--foreground", DEVICE]);
+    }
+
+    /// The same with any program that stays in the foreground.
+    pub fn start_other(&mut self, program: &Path, arguments: &[&str]) {
+        let program = program.to_str().unwrap();
+        let mut child = self.command(program, arguments).spawn().unwrap();
         let socket = self.directory.path().join(format!("{DEVICE}.sock"));
         let ready = || std::os::unix::net::UnixStream::connect(&socket).is_ok();
         if !eventually(Duration::from_secs(10), ready) {

@@ -53,7 +53,7 @@ within() {
 # ---- the two sides ----
 
 on() { # NAMESPACE COMMAND...
-    namespace=$1
+    local namespace="$1"
     shift
     nsenter --net="/run/netns/$namespace" "$@"
 }
@@ -86,7 +86,7 @@ pair() {
 
 # introduce SIDE [SETTINGS...]: the other side as its only peer.
 introduce() {
-    side=$1
+    local side="$1" there host
     shift
     there=$(other "$side")
     host=$(number "$there")
@@ -96,6 +96,7 @@ introduce() {
 
 # rise SIDE: the device up, with its addresses.
 rise() {
+    local dev host
     dev=$(device "$1")
     host=$(number "$1")
     ip -n "$1" addr add "10.77.0.$host/24" dev "$dev"
@@ -124,13 +125,13 @@ away() {
 
 # pings SIDE ARGUMENTS...: to the other side; all must be answered.
 pings() {
-    side=$1
+    local side="$1" host
     shift
     host=$(number "$(other "$side")")
     on "$side" ping -q -W 5 "$@" "10.77.0.$host"
 }
 pings6() {
-    side=$1
+    local side="$1" host
     shift
     host=$(number "$(other "$side")")
     on "$side" ping -6 -q -W 5 "$@" "fd77::$host"

@@ -2,7 +2,7 @@
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=PATH,CI)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: setup demo test bench lint
+.PHONY: setup demo test test-kernels bench lint
 
 # What is missing on a fresh Debian or Ubuntu with rustup. Cargo itself needs a linker first.
 setup:
@@ -17,6 +17,10 @@ demo: setup
 # Everything there is to test, the lab included: needs root.
 test: setup
 	@cargo xtask test
+
+# Debian's kernels in virtual machines: countersign-wg against their WireGuard, our eBPF programs on them.
+test-kernels: setup
+	@cargo xtask test-kernels
 
 # Every benchmark, into bench/RESULTS.md: needs root.
 bench: setup

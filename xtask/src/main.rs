@@ -5,9 +5,11 @@
 mod bench;
 mod build;
 mod build_ebpf;
+mod cache;
 mod ci;
 mod deps;
 mod fuzz;
+mod kernels;
 mod limits;
 mod peers;
 mod rooms;
@@ -50,6 +52,12 @@ enum Task {
     /// Lint, build, and run every test; the last line counts them
     #[command(alias = "test")]
     Ci,
+    /// Boot kernels of Debian in virtual machines: countersign-wg against their WireGuard, and our eBPF programs
+    TestKernels {
+        /// Rekeys that each side waits for; a rekey is every two minutes
+        #[arg(long, env = "COUNTERSIGN_KERNEL_REKEYS", default_value_t = 1)]
+        rekeys: u32,
+    },
     /// Check who imports whom
     Deps,
     /// Print the budgets of functions, files, comments and tests against the tree
@@ -100,6 +108,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Build => build::run(),
         Task::Lint => ci::lint(),
         Task::Ci => ci::ci(),
+        Task::TestKernels { rekeys } => kernels::run(rekeys),
         Task::Deps => deps::run(),
         Task::Size => size::run(),
         Task::Fuzz { target, minutes, seed } => fuzz::run(target, minutes, seed),

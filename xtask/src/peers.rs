@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::sh;
+use crate::{cache, sh};
 
 /// A Go module that holds the tools of one peer.
 struct Peer {
@@ -72,7 +72,7 @@ pub fn run(benchmarks: bool) -> Result<()> {
 /// Builds the program of a crate, as the registry has it.
 fn install(one: &Crate) -> Result<String> {
     let Crate { name, version, place, program } = one;
-    let peers = cache()?.join("peers");
+    let peers = cache::dir()?.join("peers");
     let there = peers.join(format!("{place}-{version}"));
     if there.join(program).is_file() {
         return Ok(format!("peers      {place} {version} present"));
@@ -94,7 +94,7 @@ fn ensure(peer: &Peer) -> Result<String> {
     let module = sh::root().join(peer.module);
     let manifest = std::fs::read_to_string(module.join("go.mod")).context(peer.module)?;
     let version = version(&manifest, peer.of).with_context(|| format!("{}: no {}", peer.module, peer.of))?;
-    let place = cache()?.join("peers").join(format!("{}-{version}", peer.name));
+    let place = cache::dir()?.join("peers").join(format!("{}-{version}", peer.name));
     let programs: Vec<PathBuf> = peer
         .programs
         .iter()
@@ -139,17 +139,6 @@ fn copy(peer: &Peer, module: &Path, file: &str, into: &Path) -> Result<()> {
     let text = std::fs::read(Path::new(source.trim()).join(file))?;
     // Go's cache is read-only; a copy need not be.
     Ok(std::fs::write(into.join(name), text)?)
-}
-
-/// Where the lab looks for them.
-fn cache() -> Result<PathBuf> {
-    let given = std::env::var_os("COUNTERSIGN_CACHE_DIR").map(PathBuf::from);
-    let xdg = || std::env::var_os("XDG_CACHE_HOME").map(|dir| Path::new(&dir).join("countersign"));
-    let home = || std::env::var_os("HOME").map(|dir| Path::new(&dir).join(".cache/countersign"));
-    given
-        .or_else(xdg)
-        .or_else(home)
-        .context("no HOME: set COUNTERSIGN_CACHE_DIR to where builds of others may stay")
 }
 
 /// The version of `module` in a go.mod, without its `v`.

@@ -1,7 +1,7 @@
 //! What must be on the machine before anything is built: asked for first, installed only if missing, with a
 //! line per step. A warm run changes nothing and takes a fraction of a second.
 
-mod packages;
+pub mod packages;
 mod toolchain;
 
 use std::time::Instant;

@@ -4,7 +4,8 @@ mod support;
 
 use countersign_ebpf_loader::common::layout::program;
 
-/// Verified instructions of the programs of one endpoint, in sum.
+/// Verified instructions of the programs of one endpoint, in sum. Older kernels see fewer paths that are the same
+/// and walk more of them: for those `COUNTERSIGN_VERIFIER_BUDGET` is another number.
 const ENDPOINT_BUDGET: u32 = 40_000;
 
 #[test]
@@ -16,5 +17,7 @@ fn verified_instructions_are_within_the_budget() {
         println!("{name:14} {:7} verified instructions", count(name));
     }
     let endpoint = count(program::FROM_POD) + count(program::TO_POD);
-    assert!(endpoint <= ENDPOINT_BUDGET, "{endpoint} verified instructions");
+    let given = std::env::var("COUNTERSIGN_VERIFIER_BUDGET").ok();
+    let budget = given.map_or(ENDPOINT_BUDGET, |number| number.parse().unwrap());
+    assert!(endpoint <= budget, "{endpoint} verified instructions");
 }

@@ -1,7 +1,7 @@
 //! Packages of the distribution: the few that are needed, each with its reason.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
@@ -10,14 +10,15 @@ use anyhow::{Result, bail};
 use crate::sh;
 
 /// What is needed from outside, found by the program it brings.
-struct Need {
+pub struct Need {
     package: &'static str,
     /// A file that shows it is there: a program on the path, or an absolute path.
     shown_by: &'static str,
     reason: &'static str,
 }
 
-const fn need(package: &'static str, shown_by: &'static str, reason: &'static str) -> Need {
+/// A need.
+pub const fn need(package: &'static str, shown_by: &'static str, reason: &'static str) -> Need {
     Need { package, shown_by, reason }
 }
 
@@ -36,11 +37,16 @@ const NEEDS: &[Need] = &[
     need("util-linux", "nsenter", "enters the lab's namespaces"),
 ];
 
-/// Installs what is missing.
+/// Installs what is missing of what every task needs.
 pub fn ensure() -> Result<String> {
-    let missing: Vec<&Need> = NEEDS.iter().filter(|need| !present(need.shown_by)).collect();
+    ensure_all(NEEDS)
+}
+
+/// Installs what is missing.
+pub fn ensure_all(needs: &[Need]) -> Result<String> {
+    let missing: Vec<&Need> = needs.iter().filter(|need| !present(need.shown_by)).collect();
     if missing.is_empty() {
-        return Ok(format!("{} present", NEEDS.len()));
+        return Ok(format!("{} present", needs.len()));
     }
     for need in &missing {
         println!("setup      {} is missing: {}", need.package, need.reason);
@@ -55,10 +61,15 @@ fn present(what: &str) -> bool {
     if what.starts_with('/') {
         return Path::new(what).exists();
     }
+    find(what).is_some()
+}
+
+/// Where a program is.
+pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     // A user's path often lacks the directories of the administrator's programs.
     let extra = ["/usr/sbin", "/sbin"].map(Into::into);
-    std::env::split_paths(&path).chain(extra).any(|dir| dir.join(what).exists())
+    std::env::split_paths(&path).chain(extra).map(|dir| dir.join(program)).find(|file| file.exists())
 }
 
 /// Those of `packages` that dpkg does not have installed.

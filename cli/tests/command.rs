@@ -57,7 +57,9 @@ impl Agent {
         if asked > 0 {
             self.rotating.store(asked + 1, Ordering::Relaxed);
         }
-        let rotation = fixtures::encrypt_rotating().swap_remove(0).rotation;
+        let mut rotation = fixtures::encrypt_rotating().swap_remove(0).rotation;
+        // It is not late, whenever this runs.
+        rotation.iter_mut().for_each(|rotation| rotation.until = u64::MAX);
         match asked {
             0 | 1 => self.encrypt.clone(),
             2 | 3 => EncryptStatus { rotation, ..self.encrypt.clone() },

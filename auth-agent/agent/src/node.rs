@@ -122,6 +122,12 @@ pub struct Inputs {
     requests: mpsc::Receiver<Request>,
 }
 
+fn parking_device() -> anyhow::Result<Arc<AsyncFd<Tap>>> {
+    let tap = Tap::open(PARK_DEVICE)?;
+    // SAFETY: a `Tap` owns one file for as long as it lives and always names that one.
+    Ok(Arc::new(unsafe { AsyncFd::register(tap) }?))
+}
+
 impl Node {
     /// Opens everything in the order that keeps what is closed closed: first the datapath takes over what is
     /// pinned, then parking, then the sources.
@@ -130,9 +136,7 @@ impl Node {
     /// What cannot be opened, and what to do about it.
     pub async fn open(config: Config, requests: mpsc::Receiver<Request>) -> anyhow::Result<(Self, Inputs)> {
         let mut datapath = Datapath::open(&datapath_options(&config)).context("opening the datapath")?;
-        let tap = Tap::open(PARK_DEVICE)?;
-        // SAFETY: a `Tap` owns one file for as long as it lives and always names that one.
-        let tap = Arc::new(unsafe { AsyncFd::register(tap) }?);
+        let tap = parking_device()?;
         let settings = settings(&config, &datapath, tap.get_ref().ifindex())?;
         datapath.set_config(&settings).context("writing the datapath's settings")?;
         datapath.attach_park(settings.park_ifindex).context("attaching to the parking device")?;

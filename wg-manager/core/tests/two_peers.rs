@@ -415,7 +415,7 @@ fn survive(events: Vec<Event>) -> Result<(), TestCaseError> {
             Event::Wait(time) => world.wait(time),
         }
     }
-    for at in 0..2 {
+    for (at, count) in sent.into_iter().enumerate() {
         let mut numbers: Vec<u32> = world.sides[1 - at]
             .heard
             .iter()
@@ -431,7 +431,7 @@ fn survive(events: Vec<Event>) -> Result<(), TestCaseError> {
         numbers.sort_unstable();
         numbers.dedup();
         prop_assert_eq!(numbers.len(), all, "something arrived twice");
-        prop_assert!(numbers.last().is_none_or(|last| *last < sent[at]));
+        prop_assert!(numbers.last().is_none_or(|last| *last < count));
     }
     // A quiet network, and time for whoever was given up to be asked again.
     for _ in 0..4 {
@@ -439,14 +439,14 @@ fn survive(events: Vec<Event>) -> Result<(), TestCaseError> {
         world.wait(REKEY_TIMEOUT + SECOND);
     }
     world.settle();
-    for at in 0..2 {
+    for (at, count) in sent.into_iter().enumerate() {
         let before = world.sides[1 - at].heard.len();
-        world.send(at, &packet(sent[at]));
+        world.send(at, &packet(count));
         world.settle();
         world.wait(REKEY_TIMEOUT + SECOND);
         world.settle();
         prop_assert!(world.sides[1 - at].heard.len() > before, "it does not heal");
-        prop_assert_eq!(world.sides[1 - at].heard.last(), Some(&packet(sent[at])));
+        prop_assert_eq!(world.sides[1 - at].heard.last(), Some(&packet(count)));
     }
     Ok(())
 }

@@ -163,6 +163,7 @@ fn desired() -> impl Strategy<Value = Desired> {
             own,
             nodes: nodes.map(|(number, (_, seed, pods))| remote(number, seed, pods)).collect(),
             unproved: [("x".to_owned(), unproved)].into(),
+            revision: 0,
             complete,
         }
     })

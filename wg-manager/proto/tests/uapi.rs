@@ -259,7 +259,11 @@ fn mutated_messages_do_no_harm() {
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
     let mut runner = TestRunner::new_with_rng(ProptestConfig::default(), rng);
     let genuine = observed().prop_map(|observed| encode_get_reply(&observed).to_string());
-    let text = prop_oneof![message(), genuine, any::<String>()];
+    let set = prop::collection::vec((any::<u8>(), peer()), 0..4).prop_map(|peers| {
+        let add = |(seed, peer)| Op::AddPeer { key: PublicKey::from_bytes([seed; 32]), peer };
+        encode_set(&peers.into_iter().map(add).collect::<Vec<_>>()).to_string()
+    });
+    let text = prop_oneof![message(), genuine, set, any::<String>()];
     let mutated = (text, prop::collection::vec((any::<usize>(), any::<char>()), 0..6));
     let (began, mut texts, mut understood) = (std::time::Instant::now(), 0, 0);
     while seconds.map_or(texts < 2_000, |seconds| began.elapsed().as_secs() < seconds) {
@@ -280,4 +284,5 @@ fn mutated_messages_do_no_harm() {
         texts += 1;
     }
     println!("seed {seed}, {:?}: {texts} texts, {understood} of them requests", began.elapsed());
+    assert!(understood * 50 > texts, "what is never understood tests half of a parser");
 }

@@ -44,6 +44,14 @@ impl Seen {
         self.with_marker == 0 && self.foreign().is_empty()
     }
 
+    /// The same where data planes end: to a port that nobody listens on any more a node answers "unreachable", with
+    /// the packet's beginning, that of a WireGuard packet, or it would be among the markers.
+    #[must_use]
+    pub fn is_clean_but_for_unreachable(&self) -> bool {
+        let known = |kind: &str| matches!(kind, "IPv4 ICMP type 3" | "IPv6 ICMP type 1");
+        self.with_marker == 0 && self.foreign().keys().all(|kind| known(kind))
+    }
+
     fn note(&mut self, frame: &[u8]) {
         *self.kinds.entry(kind(frame)).or_default() += 1;
         let marked = frame.windows(MARKER.len()).any(|window| window == MARKER);

@@ -193,7 +193,8 @@ fn keys_that_are_not_proved_are_refused_and_nothing_leaves_in_the_clear() -> Res
         datagrams.stop()?;
         let seen = capture.stop()?;
         println!("{seen:?}");
-        ensure!(seen.is_clean() && seen.kinds.contains_key("wireguard"), "{seen:?}");
+        // The device of node2's old key ends while the test runs.
+        ensure!(seen.is_clean_but_for_unreachable() && seen.kinds.contains_key("wireguard"), "{seen:?}");
         Ok(())
     })
 }

@@ -256,10 +256,7 @@ fn no_marker_is_seen_in_the_clear_whatever_dies() -> Result<()> {
             "{length} s: {done:?}; {sent} markers sent, {heard} arrived; healed in {healed:?}; {seen:?}"
         );
         ensure!(seen.with_marker == 0, "{} markers in the clear: {seen:?}", seen.with_marker);
-        // To a port whose data plane is dead for a moment a node answers "unreachable", with the packet's beginning:
-        // that of a WireGuard packet, or it would be among the markers.
-        let is_known = |kind: &str| matches!(kind, "IPv4 ICMP type 3" | "IPv6 ICMP type 1");
-        ensure!(seen.foreign().keys().all(|kind| is_known(kind)), "{seen:?}");
+        ensure!(seen.is_clean_but_for_unreachable(), "{seen:?}");
         healed?;
         ensure!(heard > 0 && seen.kinds.contains_key("wireguard"), "nothing was sent: {seen:?}");
         for what in ["pods replaced", "pods moved", "agents killed", "data planes killed"] {

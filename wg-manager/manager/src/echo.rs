@@ -154,7 +154,8 @@ impl Ours {
     }
 
     fn answer(&self, kind: u8, from: IpAddr, icmp: &[u8], size: usize) -> Option<Answer> {
-        let ours = *icmp.first()? == kind && icmp.get(4..6)? == self.identifier && icmp.get(8..16)? == self.secret;
+        let ours =
+            *icmp.first()? == kind && icmp.get(4..6)? == self.identifier && icmp.get(8..16)? == self.secret;
         let number = u32::from_be_bytes(*icmp.get(16..)?.first_chunk::<4>()?);
         let probe = Probe { size: u16::try_from(size).ok()?, number };
         ours.then_some(Answer { from, probe })

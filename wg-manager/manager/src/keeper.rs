@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use countersign_wg_proto::limits::SESSION_LIFE_SECONDS;
 use countersign_wg_proto::{
-    Desired, Device, Goal, Observed, Op, PresharedKey, PrivateKey, SMALLEST, Shrink, Slot, Way, choose, inside,
-    plan,
+    Desired, Device, Goal, Observed, Op, PresharedKey, PrivateKey, SMALLEST, Shrink, Slot, Way, choose,
+    inside, plan,
 };
 use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot, watch};

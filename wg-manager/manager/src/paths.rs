@@ -92,7 +92,12 @@ impl Task {
             let ends = wanted.borrow_and_update().clone();
             self.paths.retain(|end, _| ends.contains(end));
             let is_time = look <= Instant::now();
-            for end in ends.iter().filter(|end| is_time || !self.paths.contains_key(end)).copied().collect::<Vec<_>>() {
+            for end in ends
+                .iter()
+                .filter(|end| is_time || !self.paths.contains_key(end))
+                .copied()
+                .collect::<Vec<_>>()
+            {
                 self.look_at(end).await;
             }
             if is_time {

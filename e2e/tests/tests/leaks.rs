@@ -25,8 +25,8 @@ const NODES: [&str; 2] = ["node1", "node2"];
 const PORT: u16 = 9000;
 /// Pods at a time.
 const PODS: usize = 5;
-/// Addresses that are sent to: those of the pods there are, and of some that are gone.
-const TARGETS: usize = 24;
+/// Addresses that are sent to beside those of the pods there are: of some that are gone.
+const LEFT: usize = 14;
 /// Between one round of markers and the next.
 const ROUND: Duration = Duration::from_millis(25);
 /// What a pod, or the way to one, may take to be there after a kill.
@@ -50,7 +50,10 @@ impl Dice {
 #[derive(Default)]
 struct Talk {
     speakers: BTreeMap<u32, UdpSocket>,
-    targets: VecDeque<SocketAddr>,
+    /// Where the pods are that there are.
+    places: BTreeMap<u32, Vec<SocketAddr>>,
+    /// Where some were a moment ago.
+    left: VecDeque<SocketAddr>,
     sent: u64,
     /// By receiver and sender.
     heard: BTreeMap<(u32, u32), u64>,
@@ -59,7 +62,7 @@ struct Talk {
 impl Talk {
     fn round(&mut self, number: u32) {
         for (flow, socket) in &self.speakers {
-            for to in &self.targets {
+            for to in self.places.values().flatten().chain(&self.left) {
                 // A pod whose interface is gone cannot send: neither can it leak.
                 let sent = socket.send_to(&Probe::now(*flow, number).encode(), udp::mapped(*to));
                 self.sent += u64::from(sent.is_ok());
@@ -137,9 +140,7 @@ impl Scene<'_> {
         let (socket, place) = there.context("no place")?;
         let mut talk = self.crowd.talk();
         talk.speakers.insert(flow, socket);
-        talk.targets.extend(place.ips.iter().map(|ip| SocketAddr::new(*ip, PORT)));
-        let surplus = talk.targets.len().saturating_sub(TARGETS);
-        talk.targets.drain(..surplus);
+        talk.places.insert(flow, place.ips.iter().map(|ip| SocketAddr::new(*ip, PORT)).collect());
         self.pods.insert(flow, node);
         Ok(())
     }
@@ -148,7 +149,13 @@ impl Scene<'_> {
         // It speaks to its last moment.
         self.world.lab().delete(&Self::file(flow))?;
         self.world.lab().wait_gone(&format!("p{flow}"), SOON)?;
-        self.crowd.talk().speakers.remove(&flow);
+        let mut talk = self.crowd.talk();
+        talk.speakers.remove(&flow);
+        let left = talk.places.remove(&flow).unwrap_or_default();
+        talk.left.extend(left);
+        let surplus = talk.left.len().saturating_sub(LEFT);
+        talk.left.drain(..surplus);
+        drop(talk);
         self.pods.remove(&flow);
         Ok(())
     }

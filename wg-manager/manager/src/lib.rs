@@ -14,16 +14,19 @@
 //! The data plane is a process of its own (`countersign-wg`), spoken to over the cross-platform UAPI.
 #![forbid(unsafe_code)]
 
+mod echo;
 mod keeper;
 pub mod keys;
 pub mod limits;
 mod link;
 mod manager;
+mod paths;
 mod status;
 mod uapi;
 
 pub use link::Error as LinkError;
 pub use manager::{Config, Error, Manager, OwnKey, OwnKeys, Problems};
+pub use paths::PathSize;
 pub use status::{PeerStatus, Status};
 pub use uapi::{Error as UapiError, SOCKET_DIR, Uapi};
 

@@ -11,6 +11,7 @@ use crate::keeper::{Command, Keeper};
 use crate::keys::{self, NodeKeys};
 use crate::limits::{COMMANDS, KEEPALIVE_SECONDS, RECONCILE_EVERY};
 use crate::link::{self, Link};
+use crate::paths::Paths;
 use crate::status::Status;
 use crate::uapi::SOCKET_DIR;
 
@@ -28,8 +29,8 @@ pub struct Config {
     pub run_dir: PathBuf,
     /// Directory of the device's UAPI socket.
     pub uapi_dir: PathBuf,
-    /// MTU of the device: that of the underlay less 80 (60 with an IPv4 underlay).
-    pub mtu: u32,
+    /// MTU of the devices; `None`: what the paths to the other nodes take, less what WireGuard puts around.
+    pub mtu: Option<u32>,
     /// Seconds between persistent keepalives to every peer; 0 switches them off, and then the first packet
     /// to a peer waits for the handshake.
     pub keepalive: u16,
@@ -45,7 +46,7 @@ impl Default for Config {
             program: PathBuf::from("countersign-wg"),
             run_dir: PathBuf::from("/run/countersign"),
             uapi_dir: PathBuf::from(SOCKET_DIR),
-            mtu: 1420,
+            mtu: None,
             keepalive: KEEPALIVE_SECONDS,
             reconcile_every: RECONCILE_EVERY,
         }
@@ -120,13 +121,14 @@ impl Manager {
         let directory = config.run_dir.clone();
         let keys = tokio::task::spawn_blocking(move || NodeKeys::open(&directory));
         let keys = keys.await.map_err(|_| Error::Ended)??;
-        let link = Link::new(config.mtu)?;
+        let link = Link::new()?;
+        let paths = Paths::new(Link::new()?);
         let (commands, inbox) = mpsc::channel(COMMANDS);
         let (tell_keys, own) = watch::channel(OwnKeys::of(&keys));
         let (tell_ways, ways) = watch::channel(BTreeMap::new());
         let manager = Self { commands, keys: own, ways };
         tracing::info!(device = config.device, public_key = %manager.public_key(), "WireGuard manager starts");
-        tokio::spawn(Keeper::new(config, keys, link, (tell_keys, tell_ways)).run(inbox));
+        tokio::spawn(Keeper::new(config, keys, (link, paths), (tell_keys, tell_ways)).run(inbox));
         Ok(manager)
     }
 

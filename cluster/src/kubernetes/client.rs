@@ -12,18 +12,18 @@ use crate::limits::API_CONNECT;
 pub enum KubernetesError {
     /// This is no pod with a service account.
     #[error("this process is no pod of a cluster with a service account: {0}")]
-    InCluster(#[from] InClusterError),
+    InCluster(Box<InClusterError>),
     /// The kubeconfig file makes no sense.
     #[error("{}: {source}", file.display())]
     Kubeconfig {
         /// The file.
         file: PathBuf,
         /// What is wrong with it.
-        source: KubeconfigError,
+        source: Box<KubeconfigError>,
     },
     /// What they say makes no client.
     #[error("these settings make no client of the API server: {0}")]
-    Client(#[from] kube::Error),
+    Client(Box<kube::Error>),
 }
 
 /// A client of an API server; clones share its connections.
@@ -46,7 +46,7 @@ impl Kubernetes {
     /// # Errors
     /// Where this is no such pod.
     pub fn in_cluster() -> Result<Self, KubernetesError> {
-        Self::new(Config::incluster()?)
+        Self::new(Config::incluster().map_err(|error| KubernetesError::InCluster(Box::new(error)))?)
     }
 
     /// By the current context of a kubeconfig file.
@@ -54,7 +54,8 @@ impl Kubernetes {
     /// # Errors
     /// Where the file makes no sense.
     pub async fn kubeconfig(file: &Path) -> Result<Self, KubernetesError> {
-        let refused = |source| KubernetesError::Kubeconfig { file: file.to_owned(), source };
+        let refused =
+            |source| KubernetesError::Kubeconfig { file: file.to_owned(), source: Box::new(source) };
         let read = Kubeconfig::read_from(file).map_err(refused)?;
         let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await;
         Self::new(config.map_err(refused)?)
@@ -65,7 +66,8 @@ impl Kubernetes {
         // Each caller here has pauses and deadlines of its own.
         config.default_retry = false;
         let server = config.cluster_url.to_string();
-        Ok(Self { client: Client::try_from(config)?, server })
+        let client = Client::try_from(config).map_err(|error| KubernetesError::Client(Box::new(error)))?;
+        Ok(Self { client, server })
     }
 
     /// The namespace of the pod, or of the kubeconfig's context.

@@ -29,10 +29,11 @@ impl Proxy {
 
 async fn carry(mut client: TcpStream, to: u16, mut stopped: watch::Receiver<bool>) {
     let Ok(mut server) = TcpStream::connect(("127.0.0.1", to)).await else { return };
+    let stop = async move { drop(stopped.wait_for(|stopped| *stopped).await) };
     tokio::select! {
         biased;
         // Both ends stay open, and hear nothing; the end of the test closes them.
-        _ = stopped.wait_for(|stopped| *stopped) => std::future::pending().await,
+        () = stop => std::future::pending().await,
         _ = copy_bidirectional(&mut client, &mut server) => {}
     }
 }

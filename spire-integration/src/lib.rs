@@ -22,5 +22,6 @@ mod files;
 pub mod limits;
 mod source;
 pub mod spire;
+pub mod tls;
 
 pub use source::{Connection, Reference, SourceGone, SourceStatus, Subject, SvidSource, Update, Workload};

@@ -87,7 +87,7 @@ pub const ROOMS: &[Room] = &[
         "countersign-registrar",
         "spire-integration/registrar",
         Kind::Program,
-        &[SPIRE_PROTO, CERTS, POLICY, CLUSTER],
+        &[SPIRE, SPIRE_PROTO, CERTS, POLICY, CLUSTER],
     ),
     room(API, "auth-agent/api", Kind::Program, &[]),
     with_aya(room(AGENT, "auth-agent/agent", Kind::Program, AGENT_IMPORTS)),

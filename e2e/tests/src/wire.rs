@@ -18,6 +18,9 @@ const WIREGUARD: RangeInclusive<u16> = 51871..=51874;
 const HANDSHAKE: u16 = 4250;
 /// A frame longer than this is no frame.
 const MAX_FRAME: u32 = 256 << 10;
+/// Frames with a marker that are shown, and bytes of each: Ethernet, two IPv6 headers, and what is between and after.
+const MARKED: usize = 8;
+const MARKED_BYTES: usize = 14 + 40 + 8 + 40 + 16;
 /// How long tcpdump may take to open the interface.
 const START: Duration = Duration::from_secs(5);
 
@@ -28,6 +31,8 @@ pub struct Seen {
     pub kinds: BTreeMap<String, u64>,
     /// Frames with the marker in them.
     pub with_marker: u64,
+    /// The beginnings of the first of those, in hexadecimal digits: who sent what to whom.
+    pub marked: Vec<String>,
 }
 
 impl Seen {
@@ -56,6 +61,10 @@ impl Seen {
         *self.kinds.entry(kind(frame)).or_default() += 1;
         let marked = frame.windows(MARKER.len()).any(|window| window == MARKER);
         self.with_marker += u64::from(marked);
+        if marked && self.marked.len() < MARKED {
+            let head = frame.iter().take(MARKED_BYTES).map(|byte| format!("{byte:02x}"));
+            self.marked.push(head.collect());
+        }
     }
 }
 

@@ -38,7 +38,9 @@ pub fn to_wire<F: Frame + ?Sized, M: Maps>(frame: &F, maps: &M) -> Action {
         return pass(maps, frame);
     }
     let from = whois(maps, family, &source);
-    if !to.has(flag::ENCRYPTED) && !from.has(flag::POD) {
+    // To a pod of ours there is no way by the wire. One that has just gone has no route any more, and what the node
+    // would tell it (that another pod cannot be reached, with the packet it has sent) takes the default route.
+    if !to.has(flag::ENCRYPTED) && !to.has(flag::LOCAL) && !from.has(flag::POD) {
         return pass(maps, frame);
     }
     let pair = Pair { family, source, destination, from, to };

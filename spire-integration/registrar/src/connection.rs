@@ -4,14 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use countersign_certs::{SpiffeId, TrustDomain, chain};
-use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme, version};
+use countersign_spire::tls::Client;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
@@ -113,82 +108,22 @@ fn bounded(endpoint: Endpoint) -> Endpoint {
 }
 
 fn network(address: String, server: &SpiffeId, own: &Arc<Credentials>) -> anyhow::Result<Channel> {
-    let connector = TlsConnector::from(Arc::new(client(server, own)?));
+    let client = client(server.clone(), Arc::clone(own))?;
     let connect = service_fn(move |_: Uri| {
-        let (connector, address) = (connector.clone(), address.clone());
+        let (client, address) = (client.clone(), address.clone());
         async move {
             let stream = TcpStream::connect(&address).await?;
             stream.set_nodelay(true)?;
-            // SPIRE's server is known by its SPIFFE ID; the name is what TLS's interface wants.
-            let name = ServerName::try_from("spire-server").map_err(std::io::Error::other)?;
-            connector.connect(name, stream).await.map(TokioIo::new)
+            client.over(stream).await
         }
     });
     Ok(bounded(Endpoint::from_static("http://spire-server")).connect_with_connector_lazy(connect))
 }
 
-fn client(server: &SpiffeId, own: &Arc<Credentials>) -> Result<ClientConfig, Error> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let verifier =
-        ServerIs { provider: Arc::clone(&provider), expected: server.clone(), own: Arc::clone(own) };
-    let key = PrivatePkcs8KeyDer::from(own.svid.private_key().pkcs8_der().to_vec());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&version::TLS13])?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_client_auth_cert(own.svid.chain().to_vec(), PrivateKeyDer::Pkcs8(key))?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    config.enable_sni = false;
-    Ok(config)
-}
-
 /// Believes the server of our trust domain, by the bundle that came with our SVID.
-#[derive(Debug)]
-struct ServerIs {
-    provider: Arc<CryptoProvider>,
-    expected: SpiffeId,
-    own: Arc<Credentials>,
-}
-
-impl ServerCertVerifier for ServerIs {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let chain: Vec<&[u8]> = std::iter::once(end_entity)
-            .chain(intermediates)
-            .map(|certificate| certificate.as_ref())
-            .collect();
-        let verified = chain::verify(&chain, &self.own.bundle, &self.expected, now.as_secs());
-        verified.map(|_| ServerCertVerified::assertion()).map_err(|error| {
-            tracing::warn!(%error, "who answers as the SPIRE server is not believed");
-            CertificateError::ApplicationVerificationFailure.into()
-        })
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.3 only".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, signed, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
+fn client(server: SpiffeId, own: Arc<Credentials>) -> anyhow::Result<Client> {
+    let svid = Arc::clone(&own);
+    Ok(Client::new("spire-server", &svid.svid, move |shown, now| {
+        chain::verify(shown, &own.bundle, &server, now).map(drop).map_err(|error| error.to_string())
+    })?)
 }

@@ -11,8 +11,9 @@ use crate::message::{INITIATION, Kind, RESPONSE, field, sender};
 const CONSTRUCTION: &[u8] = b"Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s";
 const IDENTIFIER: &[u8] = b"WireGuard v1 zx2c4 Jason@zx2c4.com";
 
-/// Bytes of the sealed timestamp, and of a handshake message without its two MACs.
+/// Bytes of a timestamp.
 pub const STAMP: usize = 12;
+/// Bytes of the two MACs at the end of a handshake message.
 const MACS: usize = 32;
 
 /// A device's own key.

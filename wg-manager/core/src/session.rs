@@ -98,7 +98,7 @@ impl Session {
         counters.for_each(|counter| verdict(replay.accept(counter)));
     }
 
-    /// Everything there is to know, to go on in another process. `None` if it is not used any more.
+    /// Everything there is to know, to go on in another process.
     pub(crate) fn parts(&self) -> ((&Key, &Key), u64, Replay) {
         let replay = self.replay.lock().unwrap_or_else(PoisonError::into_inner).clone();
         ((&self.keys.send, &self.keys.receive), self.next.load(Ordering::Relaxed), replay)

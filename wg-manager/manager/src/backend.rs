@@ -82,14 +82,12 @@ pub(crate) enum Plane {
 pub(crate) struct Userspace {
     program: PathBuf,
     uapi_dir: PathBuf,
-    mtu: u32,
 }
 
 impl Plane {
     /// The one that `config` asks for. None: it asks for the kernel's, and that has no WireGuard.
     pub(crate) async fn choose(config: &Config, link: &Link) -> Result<Option<Self>, Error> {
-        let userspace =
-            Userspace { program: config.program.clone(), uapi_dir: config.uapi_dir.clone(), mtu: config.mtu };
+        let userspace = Userspace { program: config.program.clone(), uapi_dir: config.uapi_dir.clone() };
         let in_use = match config.backend {
             BackendChoice::Auto => userspace.in_use(config, link).await?,
             BackendChoice::Kernel => Some(Backend::Kernel),
@@ -122,11 +120,11 @@ impl Plane {
     }
 
     /// Makes a device that is not there. It outlives this process.
-    pub(crate) async fn make(&self, device: &str, link: &Link) -> Result<(), Error> {
+    pub(crate) async fn make(&self, device: &str, mtu: u32, link: &Link) -> Result<(), Error> {
         tracing::info!(device, backend = %self.backend(), "a device is needed, and is made");
         match self {
             Self::Kernel(_) => Ok(link.add_wireguard(device).await?),
-            Self::Userspace(userspace) => userspace.make(device).await,
+            Self::Userspace(userspace) => userspace.make(device, mtu).await,
         }
     }
 
@@ -177,9 +175,9 @@ impl Userspace {
     }
 
     /// The program goes to the background by itself.
-    async fn make(&self, device: &str) -> Result<(), Error> {
+    async fn make(&self, device: &str, mtu: u32) -> Result<(), Error> {
         let (program, name) = (self.program.clone(), device.to_owned());
-        let mtu = self.mtu.to_string();
+        let mtu = mtu.to_string();
         let failed =
             |why: String| Error::Start { program: self.program.clone(), device: device.to_owned(), why };
         let run = tokio::task::spawn_blocking(move || {

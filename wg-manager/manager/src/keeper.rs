@@ -1,20 +1,24 @@
 //! The task that owns the devices.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use countersign_wg_proto::limits::SESSION_LIFE_SECONDS;
 use countersign_wg_proto::{
-    Desired, Device, Goal, Observed, Op, PresharedKey, PrivateKey, Shrink, Slot, Way, choose, plan,
+    Desired, Device, Goal, Observed, Op, PresharedKey, PrivateKey, SMALLEST, Shrink, Slot, Way, choose,
+    inside, plan,
 };
+use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::backend::{self, Plane};
 use crate::keys::{self, NodeKeys};
-use crate::limits::{COMMANDS, LOOK_FOR_SESSION_EVERY, RETRY_FIRST};
+use crate::limits::{COMMANDS, LOOK_FOR_SESSION_EVERY, RETRY_FIRST, USUAL_MTU};
 use crate::link::{self, Link, Target, Via};
 use crate::manager::{Config, OwnKeys, Problems};
+use crate::paths::Paths;
 use crate::status::{self, Status};
 
 /// What is asked of the task, and where the answer goes.
@@ -58,6 +62,7 @@ pub(crate) struct Keeper {
     nobodys: Option<PrivateKey>,
     link: Link,
     plane: Plane,
+    paths: Paths,
     tell: Tell,
     desired: Desired,
     goal: Goal,
@@ -75,7 +80,12 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    pub(crate) fn new(config: Config, keys: NodeKeys, link: Link, plane: Plane, tell: Tell) -> Self {
+    pub(crate) fn new(
+        config: Config,
+        keys: NodeKeys,
+        (link, plane, paths): (Link, Plane, Paths),
+        tell: Tell,
+    ) -> Self {
         let desired = Desired::default();
         Self {
             goal: desired.goal(config.keepalive, unix_now()),
@@ -84,6 +94,7 @@ impl Keeper {
             nobodys: None,
             link,
             plane,
+            paths,
             tell,
             desired,
             failures: Vec::new(),
@@ -103,6 +114,11 @@ impl Keeper {
                     Some(command) => self.obey_all(command, &mut inbox).await,
                     None => return,
                 },
+                // It is the paths that are different, and nothing to be repaired.
+                () = self.paths.changed() => {
+                    self.reached = false;
+                    let _ = self.turn().await;
+                }
                 () = sleep_until(self.next) => {
                     let _ = self.turn().await;
                 }
@@ -226,6 +242,7 @@ impl Keeper {
         if stale {
             self.reached = false;
             self.goal = self.desired.goal(self.config.keepalive, now);
+            self.paths.look_at(ends(&self.goal));
             let first = Slot::default();
             // Before anything is known, too, the device that is there gets its key.
             if self.goal.devices.is_empty() && first.is_of(self.keys.current.epoch) {
@@ -238,6 +255,24 @@ impl Keeper {
                     if self.config.listen_port == 0 { 0 } else { slot.port(self.config.listen_port) };
             }
         }
+    }
+
+    /// What the largest path takes, so that the device holds nobody up; routes say where it is less.
+    fn mtu(&self) -> u32 {
+        let sizes = self.paths.sizes();
+        let largest = sizes.iter().map(|(end, size)| u32::from(inside(size.mtu, end.is_ipv4()))).max();
+        // A device that takes less than this has no IPv6.
+        self.config.mtu.unwrap_or_else(|| largest.unwrap_or(USUAL_MTU).max(SMALLEST.into()))
+    }
+
+    /// The MTU of the route to one of a peer's prefixes; 0 if it is the device's.
+    fn mtu_of(&self, way: &Way, net: &IpNet) -> u32 {
+        let end = self.goal.devices.get(&way.slot).and_then(|device| device.peers.get(&way.peer)?.endpoint);
+        let size = end.and_then(|end| Some((end, *self.paths.sizes().get(&end.ip())?)));
+        let Some((end, size)) = size else { return 0 };
+        let inside = u32::from(inside(size.mtu, end.is_ipv4()));
+        let inside = if net.addr().is_ipv6() { inside.max(SMALLEST.into()) } else { inside };
+        if inside < self.mtu() { inside } else { 0 }
     }
 
     /// A device as it is.
@@ -261,13 +296,13 @@ impl Keeper {
         let ops = plan(goal, &observed.device, self.goal.shrink);
         ops.iter().for_each(|op| log(&name, op));
         self.plane.apply(&name, &ops).await?;
-        let (index, was_down) = self.link.bring_up(&name).await?;
+        let (index, was_down) = self.link.bring_up(&name, self.mtu()).await?;
         Ok((Found { index, observed }, was_down || !ops.is_empty()))
     }
 
     async fn make(&self, slot: Slot, name: &str) -> Result<Observed, Failure> {
         if self.plane.makes(slot) {
-            self.plane.make(name, &self.link).await?;
+            self.plane.make(name, self.mtu(), &self.link).await?;
         }
         Ok(self.read(name).await?)
     }
@@ -329,15 +364,15 @@ impl Keeper {
         let (mut wanted, mut taken, mut settled) = (BTreeMap::new(), BTreeMap::new(), true);
         for (net, ways) in &self.goal.routes {
             let via = existing.iter().find_map(|(other, via)| match via {
-                Via::Device(index) if other == net => slot_of(*index),
+                Via::Device(index, _) if other == net => slot_of(*index),
                 _ => None,
             });
             // A device that does not answer at the moment is no way; what leads there now is left alone.
             let there: Vec<Way> = ways.iter().filter(|way| found.contains_key(&way.slot)).copied().collect();
             let way = choose(&there, via, is_open);
             settled &= way.as_ref() == ways.first();
-            let target = match way.and_then(|way| found.get(&way.slot)) {
-                Some(device) => Target::Device(device.index),
+            let target = match way.and_then(|way| Some((way, found.get(&way.slot)?))) {
+                Some((way, device)) => Target::Device(device.index, self.mtu_of(&way, net)),
                 None if ways.is_empty() => Target::Nowhere,
                 None => Target::Unchanged,
             };
@@ -406,7 +441,7 @@ impl Keeper {
             errors: self.problems(),
             ..Status::default()
         };
-        let mut names = Vec::new();
+        let (mut names, paths) = (Vec::new(), self.paths.sizes());
         for slot in self.goal.devices.keys() {
             let name = self.config.device_of(*slot);
             match self.read(&name).await {
@@ -414,7 +449,7 @@ impl Keeper {
                     if status.listen_port == 0 {
                         status.listen_port = observed.device.listen_port;
                     }
-                    status.peers.extend(status::peers(&name, &observed, &self.goal));
+                    status.peers.extend(status::peers(&name, &observed, &self.goal, &paths));
                 }
                 Err(error) => {
                     let error = error.to_string();
@@ -431,6 +466,12 @@ impl Keeper {
         }
         status
     }
+}
+
+/// Where the tunnels end.
+fn ends(goal: &Goal) -> BTreeSet<IpAddr> {
+    let peers = goal.devices.values().flat_map(|device| device.peers.values());
+    peers.filter_map(|peer| Some(peer.endpoint?.ip())).collect()
 }
 
 fn note<E: std::fmt::Display>(result: Result<bool, E>, failures: &mut Vec<String>) -> bool {

@@ -18,18 +18,21 @@
 #![forbid(unsafe_code)]
 
 mod backend;
+mod echo;
 mod keeper;
 pub mod keys;
 pub mod limits;
 mod link;
 mod manager;
 mod netlink;
+mod paths;
 mod status;
 mod uapi;
 
 pub use backend::{Backend, BackendChoice};
 pub use link::Error as LinkError;
 pub use manager::{Config, Error, Manager, OwnKey, OwnKeys, Problems};
+pub use paths::PathSize;
 pub use status::{PeerStatus, Status};
 pub use uapi::{Error as UapiError, SOCKET_DIR, Uapi};
 

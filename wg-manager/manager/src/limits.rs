@@ -34,6 +34,19 @@ pub const KEEPALIVE_SECONDS: u16 = 25;
 /// The `protocol` of routes made here. Unassigned in the kernel's and iproute2's lists (rt_protos); routes
 /// with another number are never touched.
 pub const ROUTE_PROTOCOL: u8 = 0xc5;
+/// MTU of a device before any path is known: what Ethernet takes, less WireGuard over IPv6.
+pub const USUAL_MTU: u32 = 1_420;
+/// The largest path that is looked for: jumbo frames. What devices like `lo` claim beyond is nobody's packet.
+pub const LARGEST_PATH: u16 = 9_216;
+/// How often the kernel is asked what the first hop of each path takes, and what routers have said of the rest.
+/// Two questions for each node: with 5,000 of them that is half a second of work.
+pub const PATH_LOOK: Duration = Duration::from_secs(60);
+/// Probes that leave together: 64 of 9,216 bytes fit into any interface's queue.
+pub const PROBES_AT_ONCE: usize = 64;
+/// And the pause before the next of them: 5,000 paths are asked within a second.
+pub const PROBES_PAUSE: Duration = Duration::from_millis(10);
+/// Bytes of answers that wait to be read. All ICMP of the node comes to such sockets: more is nobody's loss.
+pub const PROBE_BUFFER: usize = 512 * 1024;
 /// Metric of the routes into the device. Not the 0 of connected and of most static IPv4 routes: a route to
 /// the same prefix that somebody else made must not be replaced.
 pub const DEVICE_METRIC: u32 = 50;

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteType,
 };
 use rtnetlink::{Handle, LinkUnspec, LinkWireguard, RouteMessageBuilder};
 use tokio::time::timeout;
@@ -33,6 +33,9 @@ pub enum Error {
     /// A device has the name of one of ours, and nobody's who moves encrypted packets.
     #[error("there is a device {0} already, and it is no tunnel: it is in the way")]
     InTheWay(String),
+    /// The kernel has no route there.
+    #[error("there is no path to {0}")]
+    NoPath(IpAddr),
     /// A request failed.
     #[error("netlink, {doing}: {source}")]
     Request {
@@ -52,8 +55,8 @@ pub enum Error {
 /// Where packets to a prefix go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Via {
-    /// Into the device with this index.
-    Device(u32),
+    /// Into the device with this index, in packets of so many bytes at most; 0 is what the device takes.
+    Device(u32, u32),
     /// Nowhere; the sender is told.
     Unreachable,
 }
@@ -61,8 +64,8 @@ pub enum Via {
 /// Where packets to a prefix should go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
-    /// Into the device with this index.
-    Device(u32),
+    /// Into the device with this index, in packets of so many bytes at most; 0 is what the device takes.
+    Device(u32, u32),
     /// Nowhere.
     Nowhere,
     /// Where they go now: whatever that is, it is not known better at the moment.
@@ -76,7 +79,6 @@ pub type Routes = BTreeSet<(IpNet, Via)>;
 #[derive(Debug)]
 pub struct Link {
     handle: Handle,
-    mtu: u32,
     connection: tokio::task::JoinHandle<()>,
 }
 
@@ -88,10 +90,10 @@ impl Drop for Link {
 
 impl Link {
     /// Connect. Must be called within a tokio runtime, on a thread in the device's network namespace.
-    pub fn new(mtu: u32) -> Result<Self, Error> {
+    pub fn new() -> Result<Self, Error> {
         let (connection, handle, _) = rtnetlink::new_connection()?;
         let connection = tokio::spawn(connection);
-        Ok(Self { handle, mtu, connection })
+        Ok(Self { handle, connection })
     }
 
     /// Give every remote prefix its fallback route. True if something had to be changed.
@@ -109,16 +111,18 @@ impl Link {
         let existing = self.own_routes().await?;
         let fallback = wanted.keys().map(|net| (*net, Via::Unreachable));
         let through = wanted.iter().filter_map(|(net, target)| match target {
-            Target::Device(index) => Some((*net, Via::Device(*index))),
+            Target::Device(index, mtu) => Some((*net, Via::Device(*index, *mtu))),
             Target::Nowhere | Target::Unchanged => None,
         });
         let goal: Routes = fallback.chain(through).collect();
         let mut changed = self.add_routes(goal.difference(&existing)).await?;
-        let may_go = |net: &IpNet| match wanted.get(net) {
-            Some(target) => *target != Target::Unchanged,
-            None => shrink == Shrink::Allowed,
+        let may_go = |(net, via): &&(IpNet, Via)| match (wanted.get(net), via) {
+            // The new one took its place, and the kernel would take that for it.
+            (Some(Target::Device(index, _)), Via::Device(of, _)) if index == of => false,
+            (Some(target), _) => *target != Target::Unchanged,
+            (None, _) => shrink == Shrink::Allowed,
         };
-        changed |= self.remove_routes(existing.difference(&goal).filter(|(net, _)| may_go(net))).await?;
+        changed |= self.remove_routes(existing.difference(&goal).filter(may_go)).await?;
         Ok(changed)
     }
 
@@ -135,18 +139,18 @@ impl Link {
     }
 
     /// Bring a device up, with its MTU. Returns its index, and whether something had to be changed.
-    pub async fn bring_up(&self, device: &str) -> Result<(u32, bool), Error> {
+    pub async fn bring_up(&self, device: &str, mtu: u32) -> Result<(u32, bool), Error> {
         let Some(link) = self.find_link(device).await? else {
             return Err(Error::NoDevice(device.to_owned()));
         };
         let index = link.header.index;
         let up = link.header.flags.contains(LinkFlags::Up);
-        let has_mtu = |attribute: &LinkAttribute| *attribute == LinkAttribute::Mtu(self.mtu);
+        let has_mtu = |attribute: &LinkAttribute| *attribute == LinkAttribute::Mtu(mtu);
         if up && link.attributes.iter().any(has_mtu) {
             return Ok((index, false));
         }
         loosen(device);
-        let request = LinkUnspec::new_with_index(index).mtu(self.mtu).up().build();
+        let request = LinkUnspec::new_with_index(index).mtu(mtu).up().build();
         within("bringing the device up", self.handle.link().set(request).execute()).await?;
         Ok((index, true))
     }
@@ -168,6 +172,33 @@ impl Link {
             return Err(Error::InTheWay(device.to_owned()));
         }
         within("deleting a device", self.handle.link().del(link.header.index).execute()).await
+    }
+
+    /// The largest packet that the kernel would send to `end`, in bytes: by what routers have said, or else by the
+    /// device that it would leave by.
+    pub async fn path_mtu(&self, end: IpAddr) -> Result<u32, Error> {
+        let mut request = RouteMessage::default();
+        let (family, address, length) = match end {
+            IpAddr::V4(end) => (AddressFamily::Inet, RouteAddress::Inet(end), 32),
+            IpAddr::V6(end) => (AddressFamily::Inet6, RouteAddress::Inet6(end), 128),
+        };
+        request.header.address_family = family;
+        request.header.destination_prefix_length = length;
+        request.attributes.push(RouteAttribute::Destination(address));
+        let mut found = self.handle.route().get(request).execute();
+        let none = || Error::NoPath(end);
+        let route = within("asking for a path", found.try_next()).await?.ok_or_else(none)?;
+        let oif = route.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Oif(index) => Some(*index),
+            _ => None,
+        });
+        let mut links = self.handle.link().get().match_index(oif.ok_or_else(none)?).execute();
+        let link = within("asking for a device", links.try_next()).await?.ok_or_else(none)?;
+        let device = link.attributes.iter().find_map(|attribute| match attribute {
+            LinkAttribute::Mtu(mtu) => Some(*mtu),
+            _ => None,
+        });
+        metric_mtu(&route).into_iter().chain(device).min().ok_or_else(none)
     }
 
     /// Delete a device, if it is there: what serves it ends.
@@ -260,8 +291,11 @@ fn message(net: &IpNet, via: Via) -> RouteMessage {
     let mut message = builder;
     message.header.protocol = RouteProtocol::from(ROUTE_PROTOCOL);
     match via {
-        Via::Device(index) => {
+        Via::Device(index, mtu) => {
             message.attributes.push(RouteAttribute::Oif(index));
+            if mtu > 0 {
+                message.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));
+            }
             message.attributes.push(RouteAttribute::Priority(DEVICE_METRIC));
         }
         Via::Unreachable => {
@@ -283,6 +317,7 @@ fn parse_own(route: &RouteMessage) -> Option<(IpNet, Via)> {
         _ => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
     };
     let mut oif = 0;
+    let mtu = metric_mtu(route).unwrap_or(0);
     for attribute in &route.attributes {
         match attribute {
             RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = IpAddr::V4(*address),
@@ -294,8 +329,19 @@ fn parse_own(route: &RouteMessage) -> Option<(IpNet, Via)> {
     let net = IpNet::new(destination, header.destination_prefix_length).ok()?;
     match header.kind {
         RouteType::Unreachable => Some((net, Via::Unreachable)),
-        _ => Some((net, Via::Device(oif))),
+        _ => Some((net, Via::Device(oif, mtu))),
     }
+}
+
+/// The MTU that a route says.
+fn metric_mtu(route: &RouteMessage) -> Option<u32> {
+    route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Metrics(metrics) => metrics.iter().find_map(|metric| match metric {
+            RouteMetric::Mtu(mtu) => Some(*mtu),
+            _ => None,
+        }),
+        _ => None,
+    })
 }
 
 #[cfg(test)]
@@ -306,10 +352,10 @@ mod tests {
     fn own_routes_are_recognised_and_others_are_not() {
         for net in ["10.0.1.0/24", "0.0.0.0/0", "fd00:1::/64", "10.1.2.3/32"] {
             let net: IpNet = net.parse().unwrap();
-            for via in [Via::Device(7), Via::Unreachable] {
+            for via in [Via::Device(7, 0), Via::Device(7, 1_300), Via::Unreachable] {
                 assert_eq!(parse_own(&message(&net, via)), Some((net, via)));
             }
-            let mut foreign = message(&net, Via::Device(7));
+            let mut foreign = message(&net, Via::Device(7, 0));
             foreign.header.protocol = RouteProtocol::Static;
             assert_eq!(parse_own(&foreign), None);
         }

@@ -12,6 +12,7 @@ use crate::keeper::{Command, Keeper};
 use crate::keys::{self, NodeKeys};
 use crate::limits::{COMMANDS, KEEPALIVE_SECONDS, RECONCILE_EVERY};
 use crate::link::{self, Link};
+use crate::paths::Paths;
 use crate::status::Status;
 use crate::uapi::SOCKET_DIR;
 
@@ -31,8 +32,8 @@ pub struct Config {
     pub run_dir: PathBuf,
     /// Directory of the device's UAPI socket.
     pub uapi_dir: PathBuf,
-    /// MTU of the device: that of the underlay less 80 (60 with an IPv4 underlay).
-    pub mtu: u32,
+    /// MTU of the devices; `None`: what the paths to the other nodes take, less what WireGuard puts around.
+    pub mtu: Option<u32>,
     /// Seconds between persistent keepalives to every peer; 0 switches them off, and then the first packet
     /// to a peer waits for the handshake.
     pub keepalive: u16,
@@ -49,7 +50,7 @@ impl Default for Config {
             program: PathBuf::from("countersign-wg"),
             run_dir: PathBuf::from("/run/countersign"),
             uapi_dir: PathBuf::from(SOCKET_DIR),
-            mtu: 1420,
+            mtu: None,
             keepalive: KEEPALIVE_SECONDS,
             reconcile_every: RECONCILE_EVERY,
         }
@@ -136,7 +137,8 @@ impl Manager {
         let directory = config.run_dir.clone();
         let keys = tokio::task::spawn_blocking(move || NodeKeys::open(&directory));
         let keys = keys.await.map_err(|_| Error::Ended)??;
-        let link = Link::new(config.mtu)?;
+        let link = Link::new()?;
+        let paths = Paths::new(Link::new()?);
         let plane = Plane::choose(&config, &link).await?.ok_or(Error::NoKernelWireGuard)?;
         let (commands, inbox) = mpsc::channel(COMMANDS);
         let (tell_keys, own) = watch::channel(OwnKeys::of(&keys));
@@ -144,7 +146,7 @@ impl Manager {
         let manager = Self { commands, keys: own, ways };
         let backend = plane.backend();
         tracing::info!(device = config.device, %backend, public_key = %manager.public_key(), "WireGuard manager starts");
-        tokio::spawn(Keeper::new(config, keys, link, plane, (tell_keys, tell_ways)).run(inbox));
+        tokio::spawn(Keeper::new(config, keys, (link, plane, paths), (tell_keys, tell_ways)).run(inbox));
         Ok(manager)
     }
 

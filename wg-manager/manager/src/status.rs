@@ -1,11 +1,13 @@
 //! What there is to say about the device, for people and metrics. No secrets.
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 
 use countersign_wg_proto::{Goal, Observed, PublicKey};
 use ipnet::IpNet;
 
 use crate::backend::Backend;
+use crate::paths::PathSize;
 
 /// The device and its peers, as they are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -51,11 +53,20 @@ pub struct PeerStatus {
     pub attested_by: String,
     /// Until when (Unix seconds).
     pub attested_until: u64,
+    /// What is known of the path there.
+    pub path: Option<PathSize>,
 }
 
-/// The peers of `observed`, with the names that `goal` has for them.
-pub(crate) fn peers(device: &str, observed: &Observed, goal: &Goal) -> Vec<PeerStatus> {
-    observed.device.peers.keys().map(|key| peer(device, key, observed, goal)).collect()
+/// The peers of `observed`, with the names that `goal` has for them, and what is known of the paths to them.
+pub(crate) fn peers(
+    device: &str,
+    observed: &Observed,
+    goal: &Goal,
+    paths: &BTreeMap<IpAddr, PathSize>,
+) -> Vec<PeerStatus> {
+    let path = |peer: &PeerStatus| paths.get(&peer.endpoint?.ip()).copied();
+    let peers = observed.device.peers.keys().map(|key| peer(device, key, observed, goal));
+    peers.map(|peer| PeerStatus { path: path(&peer), ..peer }).collect()
 }
 
 fn peer(device: &str, key: &PublicKey, observed: &Observed, goal: &Goal) -> PeerStatus {
@@ -74,5 +85,6 @@ fn peer(device: &str, key: &PublicKey, observed: &Observed, goal: &Goal) -> Peer
         preshared_key: configured.preshared_key.is_some(),
         attested_by: attested.map_or_else(String::new, |key| key.signer().to_string()),
         attested_until: attested.map_or(0, |key| key.not_after()),
+        path: None,
     }
 }

@@ -39,5 +39,15 @@ pub const SESSION_LIFE_SECONDS: u64 = 180;
 /// How long an old key of a node outlives its last use: what was sent under it a moment before has arrived by then,
 /// however busy the machines are.
 pub const ROTATION_DRAIN: u64 = 2 * SECOND;
+/// How long a probe of a path's MTU may take to be answered (RFC 8899, section 5.1.1: PROBE_TIMER, at least 1 s).
+pub const PATH_PROBE_WAIT: u64 = SECOND;
+/// Probes of one size that are lost before the size counts as too large (RFC 8899, MAX_PROBES).
+pub const PATH_PROBES: u32 = 3;
+/// The search for a path's MTU ends when what is not known is less than this: WireGuard fills packets up to 16 bytes.
+pub const PATH_STEP: u16 = 16;
+/// How often it is asked whether a path still takes what it took: with 5,000 nodes that is 42 probes a second.
+pub const PATH_CONFIRM: u64 = 120 * SECOND;
+/// After which time a larger size is tried again, or a silent path (RFC 8899, PMTU_RAISE_TIMER).
+pub const PATH_AGAIN: u64 = 600 * SECOND;
 /// How long a key waits for the other side's word: longer than a handshake may take in all.
 pub const CANDIDATE_LIFE: u64 = 10 * SECOND;

@@ -44,6 +44,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use crate::args::Args;
 use crate::background::Ready;
 use crate::device::Device;
+use crate::hand_over::Inheritance;
 use crate::plane::Plane;
 use crate::server::Server;
 use crate::tun::Tun;
@@ -121,12 +122,14 @@ async fn take_over(args: &Args) -> anyhow::Result<Started> {
     let asked = name.clone();
     let offer = tokio::task::spawn_blocking(move || hand_over::ask(&asked)).await??;
     // All that can fail without it being ours is done before.
-    Plane::can_inherit(offer.state())?;
-    let mut inheritance = tokio::task::spawn_blocking(|| offer.take()).await??;
-    let tun = Tun::inherited(inheritance.tun.try_clone()?, inheritance.state.features)?;
-    let server = Server::inherited(name, inheritance.listener.try_clone()?)?;
-    let plane = Plane::inherited(Arc::new(Device::new(tun.clone())), args.threads(), &mut inheritance)?;
-    let successors = UnixListener::from_std(inheritance.successors.try_clone()?.into())?;
+    let observed = Plane::understand(offer.state())?;
+    let inheritance = tokio::task::spawn_blocking(|| offer.take()).await??;
+    let Inheritance { state, tun, listener, successors, socket } = inheritance;
+    let tun = Tun::inherited(tun, state.features)?;
+    let server = Server::inherited(name, listener)?;
+    let device = Arc::new(Device::new(tun.clone()));
+    let plane = Plane::inherited(device, args.threads(), observed, state, socket)?;
+    let successors = UnixListener::from_std(successors.into())?;
     Ok((tun, plane, server, successors))
 }
 

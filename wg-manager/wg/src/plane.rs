@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd as _, RawFd};
+use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,7 +18,7 @@ use ipnet::IpNet;
 
 use crate::clock;
 use crate::device::{Device, PeerCell, Table, lock, random};
-use crate::hand_over::{self, Inheritance, State};
+use crate::hand_over::{self, State};
 use crate::socket::Socket;
 use crate::workers::Workers;
 
@@ -41,21 +41,21 @@ impl Plane {
         Ok(Self { device, workers, config: Config::default(), fwmark: 0 })
     }
 
-    /// Whether [`inherited`](Self::inherited) will understand it.
-    pub fn can_inherit(state: &State) -> anyhow::Result<()> {
-        parse_get(&state.device).map(|_| ()).context("the predecessor's configuration")
+    /// What the device of another process is, by its own word.
+    pub fn understand(state: &State) -> anyhow::Result<Observed> {
+        parse_get(&state.device).context("the predecessor's configuration")
     }
 
-    /// Goes on where another process has stopped.
+    /// Goes on where another process has stopped. `observed` is what it was [understood](Self::understand) to be.
     pub fn inherited(
         device: Arc<Device>,
         threads: usize,
-        inheritance: &mut Inheritance,
+        observed: Observed,
+        state: State,
+        socket: Option<OwnedFd>,
     ) -> anyhow::Result<Self> {
-        let State { device: text, port, peers, .. } = &mut inheritance.state;
-        let observed = parse_get(text)?;
-        let config = Config { listen_port: *port, ..observed.device };
-        if let Some(socket) = inheritance.socket.take() {
+        let config = Config { listen_port: state.port, ..observed.device };
+        if let Some(socket) = socket {
             // It has its mark.
             let socket = Socket::prepared(socket2::Socket::from(socket), 0)?;
             device.socket.store(Some(Arc::new(socket)));
@@ -71,15 +71,16 @@ impl Plane {
             cell.received.store(stats.rx_bytes, Ordering::Relaxed);
             cell.sent.store(stats.tx_bytes, Ordering::Relaxed);
         }
-        for state in peers.drain(..) {
-            let Some(cell) = table.peers.get(&state.public()) else { continue };
-            plane.device.with(cell, |core, world, out| core.resume(state, world, out));
+        for peer in state.peers {
+            let Some(cell) = table.peers.get(&peer.public()) else { continue };
+            plane.device.with(cell, |core, world, out| core.resume(peer, world, out));
         }
         plane.workers.go_on();
         Ok(plane)
     }
 
-    /// Gives everything to another process, the sockets that others connect to included. If this is an error, nothing has changed.
+    /// Gives everything to another process, the sockets that others connect to included. If this is an error, nothing
+    /// has changed.
     pub fn give(&mut self, successor: UnixStream, listeners: [RawFd; 2]) -> anyhow::Result<()> {
         self.workers.stop();
         let socket = self.device.socket.load_full();

@@ -143,15 +143,10 @@ impl Socket {
             v4.as_ref().map(ControlMessage::Ipv4PacketInfo),
             v6.as_ref().map(ControlMessage::Ipv6PacketInfo),
         ];
-        let mut control = [ControlMessage::ScmRights(&[]); 3];
-        let mut count = 0;
-        for message in messages.into_iter().flatten() {
-            control[count] = message;
-            count += 1;
-        }
+        let control: Vec<_> = messages.into_iter().flatten().collect();
         let to = SockaddrStorage::from(to);
         let slices = [IoSlice::new(bytes)];
-        sendmsg(self.as_raw_fd(), &slices, &control[..count], MsgFlags::empty(), Some(&to))?;
+        sendmsg(self.as_raw_fd(), &slices, &control, MsgFlags::empty(), Some(&to))?;
         Ok(())
     }
 }

@@ -34,7 +34,7 @@ impl Tun {
             .write(true)
             .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
             .open("/dev/net/tun")?;
-        let features = tun_sys::attach(&file, name, false)?;
+        let features = tun_sys::attach(&file, name)?;
         tracing::debug!(?features, "the device is there");
         tun_sys::set_mtu(name, mtu)?;
         tun_sys::set_queue_length(name, QUEUE_LENGTH)?;

@@ -16,14 +16,12 @@ const USO: libc::c_uint = 0x20 | 0x40;
 /// `TUN_F_UDP_TUNNEL_GSO | TUN_F_UDP_TUNNEL_GSO_CSUM`: either of them inside a UDP tunnel. Since Linux 6.17.
 const TUNNEL: libc::c_uint = 0x80 | 0x100;
 
-/// Make `file` (an open `/dev/net/tun`) the device `name`, or another queue of it, and have the kernel hand over
-/// packets as large as it can. What that is, it says.
-pub fn attach(file: &File, name: &str, multi_queue: bool) -> io::Result<Features> {
+/// Make `file` (an open `/dev/net/tun`) the device `name`, and have the kernel hand over packets as large as it can.
+/// What that is, it says.
+pub fn attach(file: &File, name: &str) -> io::Result<Features> {
     let mut request = request(name)?;
-    let queues = if multi_queue { libc::IFF_MULTI_QUEUE } else { 0 };
     // The flags all fit: the largest is 0x4000.
-    request.ifr_ifru.ifru_flags =
-        (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | queues) as libc::c_short;
+    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
     // SAFETY: TUNSETIFF reads and writes one ifreq, which `request` is, for the duration of the call.
     check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
     let mut refused = io::Error::from(io::ErrorKind::Unsupported);

@@ -5,6 +5,7 @@ mod rig;
 use std::time::Duration;
 
 use countersign_wg_manager::{Backend, BackendChoice, Desired, Error, Manager};
+use countersign_wg_proto::inside;
 use rig::managed::{Runtime, config, join, manager, now, repairs, routes};
 use rig::{DEVICE, Pair, eventually, possible};
 
@@ -47,6 +48,27 @@ fn what_others_change_is_repaired() {
     }
     let pair = Pair::with_devices();
     repairs(&pair, &join(&pair, 3600));
+}
+
+/// A cable that loses what is large and says nothing, as bad firewalls do.
+#[test]
+fn a_path_that_takes_less_than_it_seems_is_found() {
+    if !possible() {
+        return;
+    }
+    let pair = Pair::with_devices();
+    // Its end of the cable drops what comes and is longer; its own packets are cut.
+    pair.b.ip("link set eth0 mtu 1400");
+    let [a, _b] = join(&pair, 3600);
+    let path = || a.runtime.run(a.manager.status()).unwrap().peers[0].path;
+    let found = || path().is_some_and(|path| (1385..=1404).contains(&path.mtu));
+    assert!(eventually(Duration::from_secs(60), found), "{:?}", path());
+    let inside = inside(path().unwrap().mtu, true);
+    let fits = || pair.a.ping(&pair.b, false, &format!("-c 3 -i 0.1 -M do -s {}", inside - 28)) == 3;
+    assert!(eventually(Duration::from_secs(10), fits), "{inside}: {}", routes(&pair.a));
+    assert_eq!(pair.a.ping(&pair.b, false, &format!("-c 1 -M do -s {}", inside - 27)), 0);
+    assert_eq!(pair.a.ping(&pair.b, false, "-c 3 -i 0.1 -s 3000"), 3, "in pieces");
+    assert_eq!(pair.a.ping(&pair.b, true, "-c 3 -i 0.1 -s 3000"), 3, "in pieces");
 }
 
 #[test]

@@ -38,8 +38,10 @@ pub(super) struct Encryption {
     epochs: Epochs,
     /// The preshared keys.
     pub(super) agreements: Agreements,
-    /// Those that the device had when this process began, until their nodes are known.
+    /// Those that the devices had when this process began, until it is known whose they are.
     found: BTreeMap<Way, PresharedKey>,
+    /// The other nodes' keys were looked at once. Before that, what is in the devices is more than is known here.
+    judged: bool,
     /// Why a node's key is not accepted.
     pub(super) refusals: BTreeMap<String, String>,
     /// How often the manager was told.
@@ -85,6 +87,7 @@ impl Encryption {
             ),
             // A device that is not there yet has none.
             found: manager.preshared_keys().await.unwrap_or_default(),
+            judged: false,
             publisher: NodePublisher::new(&config.status_dir, &config.node_name).context("--node-name")?,
             own,
             rotation: Rotating::new(config),
@@ -158,11 +161,13 @@ impl Encryption {
             }
         }
         self.agreements.set_tunnels(&tunnels.iter().map(|(of, (wanted, _))| (of.clone(), *wanted)).collect());
+        let mut found = std::mem::take(&mut self.found);
         for (tunnel, (_, slot)) in &tunnels {
-            if let Some(preshared) = self.found.remove(&Way { slot: *slot, peer: tunnel.peer }) {
+            if let Some(preshared) = found.remove(&Way { slot: *slot, peer: tunnel.peer }) {
                 self.agreements.restore(tunnel, preshared, clock::boot_ns());
             }
         }
+        self.judged = true;
     }
 
     /// Why nothing goes to a node, or goes under a key that it may have changed since.
@@ -284,7 +289,7 @@ impl Node {
     }
 
     fn desired(&self) -> Desired {
-        let (complete, revision) = (self.world.synced, self.encryption.revision);
+        let (complete, revision) = (self.world.synced && self.encryption.judged, self.encryption.revision);
         let mut desired = Desired { complete, revision, ..Desired::default() };
         for (name, node) in &self.world.nodes {
             let pod_cidrs: BTreeSet<IpNet> = node.pod_cidrs.iter().copied().collect();
@@ -333,10 +338,12 @@ impl Node {
 }
 
 impl Encryption {
-    /// The devices for the tunnels that there are or are to be. The first one serves who has nobody yet.
+    /// The devices for the tunnels that there are or are to be, and those whose tunnels are not known to be nobody's.
+    /// The first one serves who has nobody yet.
     pub(super) fn slots(&self) -> BTreeSet<Slot> {
         let mut slots: BTreeSet<Slot> =
             self.agreements.needed().filter_map(|tunnel| self.slot_of(tunnel)).collect();
+        slots.extend(self.found.keys().map(|way| way.slot));
         if slots.is_empty() {
             slots.insert(Slot::of(self.own.current.epoch, 0));
         }

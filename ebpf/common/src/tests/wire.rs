@@ -50,6 +50,9 @@ fn nothing_of_pods_leaves_in_the_clear() {
         // The node's own, to an encrypted pod.
         (NODE, PEER, false),
         (NODE, OPEN_PEER, true),
+        // About a pod of ours that is gone.
+        (NODE, OWN, false),
+        ("fd00:9::1", "fd00:100::a", false),
         (OWN, WORLD, true),
         (NODE, WORLD, true),
         (NODE, "192.0.2.7", true),
@@ -60,7 +63,7 @@ fn nothing_of_pods_leaves_in_the_clear() {
         let frame = craft(source, destination).udp(1, 2, b"x");
         assert_eq!(to_wire(&frame[..], &scene.twin) == Action::Pass, passes, "{source} {destination}");
     }
-    assert_eq!(scene.twin.counter(WIRE, reason::UNENCRYPTED_TRAFFIC).packets, 5);
+    assert_eq!(scene.twin.counter(WIRE, reason::UNENCRYPTED_TRAFFIC).packets, 7);
 }
 
 #[test]

@@ -136,7 +136,8 @@ impl<'a> Batch<'a> {
             let room = self.limit.saturating_sub(self.size + frame);
             let fitting = fitting(prefixes, room);
             let holds = self.size + frame <= self.limit && (fitting > 0 || prefixes.is_empty());
-            if !holds && !(self.peers.is_empty() && self.own.is_empty()) {
+            let is_empty = self.peers.is_empty() && self.own.is_empty();
+            if !holds && !is_empty {
                 self.flush();
                 continue;
             }

@@ -57,7 +57,7 @@ impl Node {
                 .custom_flags(libc::O_NONBLOCK)
                 .open("/dev/net/tun")
                 .unwrap();
-            let features = tun_sys::attach(&tun, "tun0", false).unwrap();
+            let features = tun_sys::attach(&tun, "tun0").unwrap();
             let other = 3 - number;
             ip("link set lo up");
             ip("link set tun0 mtu 1420 up");

@@ -32,3 +32,24 @@ pub const IDENTITY_PROBES: usize = 4_096;
 
 /// Largest identity file: 200 labels of the longest kind.
 pub const IDENTITY_BYTES: u64 = 128 << 10;
+
+/// How long a connection to an API server may take to come about.
+pub const API_CONNECT: Duration = Duration::from_secs(5);
+
+/// Objects of one page of a list: what client-go asks for.
+pub const PAGE_OBJECTS: u32 = 500;
+
+/// Most objects that are followed: six times the pods that Kubernetes is made for.
+pub const OBJECTS: usize = 1_000_000;
+
+/// First pause before a list or watch that failed is tried again; doubles up to [`WATCH_RETRY_MAX`].
+pub const WATCH_RETRY_MIN: Duration = Duration::from_millis(100);
+
+/// Longest pause: what an API server that is back, or a kind that is there now, costs at most.
+pub const WATCH_RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// How long a watch that was begun anew must do without an error to be well: longer than a connection may take.
+pub const WATCH_WELL: Duration = Duration::from_secs(6);
+
+/// Most bytes of an API server's words in what is said to people.
+pub const MESSAGE_BYTES: usize = 300;

@@ -36,8 +36,8 @@ struct Arguments {
 enum Task {
     /// Install what the machine lacks; changes nothing when all is there
     Setup,
-    /// Build the real peers of the tests (SPIRE, wireguard-go) from their Go modules, into the cache; nothing if they
-    /// are there
+    /// Build the real peers of the tests (SPIRE, wireguard-go, kube-apiserver) from their Go modules, into the cache;
+    /// nothing if they are there
     Peers {
         /// Also those that only benchmarks want (boringtun, gotatun)
         #[arg(long)]

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::setup::packages::{self, Need, need};
 use crate::{cache, sh};
 
 /// A Go module that holds the tools of one peer.
@@ -42,7 +43,18 @@ const PEERS: &[Peer] = &[
         files: &["tests/netns.sh"],
         time: "some seconds, once",
     },
+    Peer {
+        module: "e2e/peers/kubernetes",
+        of: "k8s.io/kubernetes",
+        name: "kubernetes",
+        programs: &["k8s.io/kubernetes/cmd/kube-apiserver"],
+        files: &[],
+        time: "about 5 minutes on two cores, once",
+    },
 ];
+
+/// What the peers need beside them.
+const NEEDS: &[Need] = &[need("etcd-server", "etcd", "where kube-apiserver keeps its objects")];
 
 /// A program of others in Rust, that benchmarks measure beside ours.
 struct Crate {
@@ -60,6 +72,7 @@ const CRATES: &[Crate] = &[
 
 /// Builds what is missing.
 pub fn run(benchmarks: bool) -> Result<()> {
+    println!("peers      packages: {}", packages::ensure_all(NEEDS)?);
     for peer in PEERS {
         println!("{}", ensure(peer)?);
     }
@@ -163,10 +176,13 @@ mod tests {
     }
 
     #[test]
-    fn the_lab_looks_for_the_version_that_is_built() {
-        let manifest = std::fs::read_to_string(sh::root().join("e2e/peers/spire/go.mod")).unwrap();
-        let lab = std::fs::read_to_string(sh::root().join("e2e/lab/src/spire.rs")).unwrap();
-        let built = version(&manifest, "github.com/spiffe/spire").unwrap();
-        assert!(lab.contains(&format!("VERSION: &str = \"{built}\"")), "{built}");
+    fn tests_look_for_the_versions_that_are_built() {
+        let read = |path: &str| std::fs::read_to_string(sh::root().join(path)).unwrap();
+        let built = |peer, of| version(&read(&format!("e2e/peers/{peer}/go.mod")), of).unwrap();
+        let spire = built("spire", "github.com/spiffe/spire");
+        assert!(read("e2e/lab/src/spire.rs").contains(&format!("VERSION: &str = \"{spire}\"")), "{spire}");
+        let kubernetes = built("kubernetes", "k8s.io/kubernetes");
+        let support = read("spire-integration/registrar/tests/support/kubernetes.rs");
+        assert!(support.contains(&format!("VERSION: &str = \"{kubernetes}\"")), "{kubernetes}");
     }
 }

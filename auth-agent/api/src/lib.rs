@@ -29,7 +29,8 @@ pub use types::policy::{
     PolicyExplanation, PolicyView,
 };
 pub use types::spire::{
-    EntryTrouble, MissingSvid, RegistrarEntry, SpireConnection, SpireStatus, SvidEntry, TrustDomainEntry,
+    EntryTrouble, MissingSvid, RegistrarEntry, RegistrarTurn, SpireConnection, SpireStatus, SvidEntry,
+    TrustDomainEntry,
 };
 pub use types::status::{
     Authentication, ClusterSource, Datapath, EncryptSummary, Health, HealthState, IdentitySource, LastError,

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use countersign_agent_api::{RegistrarEntry, SpireStatus, SvidEntry};
+use countersign_agent_api::{RegistrarEntry, RegistrarTurn, SpireStatus, SvidEntry};
 
 use super::escape::Safe;
 use super::paint::{Paint, Tone};
@@ -76,13 +76,21 @@ fn registrar(registrar: &RegistrarEntry, now: u64, paint: Paint) -> String {
     }
     let (cluster, server) = (Safe(&registrar.cluster), Safe(&registrar.server));
     line("Registrar:", &format!("cluster {cluster}, server {server}"));
+    if let Some(turn) = &registrar.turn {
+        line("  Leader:", &leader(turn, now, paint));
+    }
     let elsewhere = match registrar.elsewhere {
         0 => String::new(),
         count => format!(", {count} of them done by others' entries"),
     };
     let in_step =
         registrar.in_step.map_or("never in step".to_owned(), |at| format!("in step {}", since(at, now)));
-    line("Entries:", &format!("{} of {} wanted{elsewhere}; {in_step}", registrar.managed, registrar.desired));
+    if waits(registrar) {
+        line("Entries:", "the leader's to write");
+    } else {
+        let (managed, desired) = (registrar.managed, registrar.desired);
+        line("Entries:", &format!("{managed} of {desired} wanted{elsewhere}; {in_step}"));
+    }
     if registrar.waiting > 0 {
         let pods = super::units::count(registrar.waiting, "pod");
         line("  Waiting:", &format!("{pods} of which something is not known yet"));
@@ -105,6 +113,20 @@ fn registrar(registrar: &RegistrarEntry, now: u64, paint: Paint) -> String {
     text
 }
 
+/// Whether it waits for its turn, and knows of no entries.
+fn waits(registrar: &RegistrarEntry) -> bool {
+    registrar.turn.as_ref().is_some_and(|turn| !turn.leads)
+}
+
+fn leader(turn: &RegistrarTurn, now: u64, paint: Paint) -> String {
+    let lease = Safe(&turn.lease);
+    match &turn.leader {
+        _ if turn.leads => format!("this one, {}, by Lease {lease}", Safe(&turn.identity)),
+        Some(leader) => format!("{}, by Lease {lease}, seen {}", Safe(leader), since(turn.seen, now)),
+        None => paint.bad(format!("nobody, by Lease {lease}")),
+    }
+}
+
 fn is_silent(registrar: &RegistrarEntry, now: u64) -> bool {
     now.saturating_sub(registrar.written) > SILENT
 }
@@ -117,6 +139,7 @@ pub fn is_well(status: &SpireStatus, now: u64) -> bool {
         registrar.unreadable.is_none()
             && registrar.failed == 0
             && registrar.server_down_since.is_none()
+            && registrar.turn.as_ref().is_none_or(|turn| turn.leads || turn.leader.is_some())
             && !is_silent(registrar, now)
     });
     let svids = status.down_since.is_none() && status.missing.is_empty() && status.renewals_overdue == 0;
@@ -234,6 +257,30 @@ mod tests {
         for (registrar, expected) in bad {
             let (well, text) = check(&registrar);
             assert!(!well && text.contains(expected), "{expected}: {text}");
+        }
+    }
+
+    #[test]
+    fn who_leads_is_said() {
+        let turn = |leads, leader: Option<&str>| RegistrarTurn {
+            lease: "countersign/registrar".into(),
+            identity: "one".into(),
+            leader: leader.map(str::to_owned),
+            leads,
+            seen: 1_990,
+        };
+        let cases = [
+            (turn(true, Some("one")), true, "this one, one, by Lease countersign/registrar"),
+            (turn(false, Some("two")), true, "two, by Lease countersign/registrar, seen 10s ago"),
+            (turn(false, None), false, "nobody, by Lease"),
+        ];
+        for (turn, good, expected) in cases {
+            let leads = turn.leads;
+            let registrar = RegistrarEntry { written: 1_990, turn: Some(turn), ..RegistrarEntry::default() };
+            let status = SpireStatus { registrar: Some(registrar), ..SpireStatus::default() };
+            let text = self::status(&status, 2_000, Paint::new(false));
+            assert!(text.contains(expected) && text.contains("0 of 0 wanted") == leads, "{text}");
+            assert_eq!(is_well(&status, 2_000), good, "{text}");
         }
     }
 

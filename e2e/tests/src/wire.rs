@@ -39,11 +39,11 @@ impl Seen {
     /// The kinds that have no business on the wire, with their counts.
     #[must_use]
     pub fn foreign(&self) -> BTreeMap<String, u64> {
-        let allowed = |kind: &str| matches!(kind, "wireguard" | "handshake" | "arp" | "nd" | "mld");
+        let allowed = |kind: &str| matches!(kind, "wireguard" | "handshake" | "probe" | "arp" | "nd" | "mld");
         self.kinds.iter().filter(|(kind, _)| !allowed(kind)).map(|(kind, n)| (kind.clone(), *n)).collect()
     }
 
-    /// Whether nothing but WireGuard, handshakes and neighbour discovery passed, and no marker.
+    /// Whether nothing but WireGuard, handshakes, probes of the path and neighbour discovery passed, and no marker.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.with_marker == 0 && self.foreign().is_empty()
@@ -164,7 +164,7 @@ fn read_frames(mut from: impl Read) -> Result<Seen> {
     }
 }
 
-/// The kind of an Ethernet frame: `wireguard`, `handshake`, `arp`, `nd`, `mld`, or its protocols and ports.
+/// The kind of an Ethernet frame: `wireguard`, `handshake`, `probe`, `arp`, `nd`, `mld`, or its protocols and ports.
 #[must_use]
 pub fn kind(frame: &[u8]) -> String {
     let Some((_, rest)) = frame.split_first_chunk::<12>() else { return "short frame".to_owned() };
@@ -207,9 +207,16 @@ fn transport(family: &str, protocol: u8, rest: &[u8]) -> String {
         // The lower port is the service; the other would make a kind of every connection.
         6 => format!("{family} TCP {}", from.min(to)),
         17 => format!("{family} UDP {}", from.min(to)),
+        1 | 58 if is_probe(rest) => "probe".to_owned(),
         1 | 58 => format!("{family} ICMP type {}", rest[0]),
         other => format!("{family} protocol {other}"),
     }
+}
+
+/// An echo request of the WireGuard manager's, or its answer: a secret, a number, and nothing.
+fn is_probe(icmp: &[u8]) -> bool {
+    let is_echo = matches!(icmp, [8 | 0 | 128 | 129, 0, ..]);
+    is_echo && icmp.get(20..).is_some_and(|rest| rest.len() > 1_000 && rest.iter().all(|byte| *byte == 0))
 }
 
 #[cfg(test)]
@@ -242,6 +249,12 @@ mod tests {
         assert_eq!(kind(&v6(58, &[135, 0, 0, 0])), "nd");
         assert_eq!(kind(&v6(0, &[58, 0, 5, 2, 0, 0, 1, 0, 143, 0])), "mld");
         assert_eq!(kind(&frame(0x0806, &[0; 28])), "arp");
+        let (probe, ping) =
+            ([&[128, 0][..], &[7; 18], &[0; 1_200]].concat(), [&[128, 0][..], &[7; 1_220]].concat());
+        assert_eq!(
+            (kind(&v6(58, &probe)), kind(&v6(58, &ping))),
+            ("probe".to_owned(), "IPv6 ICMP type 128".to_owned())
+        );
     }
 
     #[test]

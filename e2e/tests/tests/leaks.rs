@@ -31,6 +31,8 @@ const TARGETS: usize = 24;
 const ROUND: Duration = Duration::from_millis(25);
 /// What a pod, or the way to one, may take to be there after a kill.
 const SOON: Duration = Duration::from_secs(60);
+/// How long everything is disturbed before it has to heal.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(20);
 
 /// Numbers that a seed makes (xorshift64*).
 struct Dice(u64);
@@ -191,13 +193,25 @@ impl Scene<'_> {
         Ok(())
     }
 
-    /// Whether every pod has heard every other one since `before`.
-    fn all_heard(&self, before: &BTreeMap<(u32, u32), u64>) -> bool {
+    /// All pods reach each other again.
+    fn heals(&self) -> Result<Duration> {
+        let before = self.crowd.talk().heard.clone();
+        let healed = eventually("all pods reach each other", SOON, || Ok(self.deaf(&before).is_empty()));
+        healed.with_context(|| {
+            let state = |node: &&str| self.world.agent(node).and_then(|agent| agent.encrypt_status());
+            let states: Vec<_> = NODES.iter().map(state).collect();
+            format!("who does not hear whom: {:?}; pods {:?}; {states:?}", self.deaf(&before), self.pods)
+        })
+    }
+
+    /// Who has not heard whom since `before`.
+    fn deaf(&self, before: &BTreeMap<(u32, u32), u64>) -> Vec<(u32, u32)> {
         let talk = self.crowd.talk();
-        let heard = |pair: &(u32, u32)| talk.heard.get(pair) > before.get(pair);
-        self.pods
-            .keys()
-            .all(|to| self.pods.keys().filter(|from| *from != to).all(|from| heard(&(*to, *from))))
+        let pairs = self.pods.keys().flat_map(|to| self.pods.keys().map(move |from| (*to, *from)));
+        pairs
+            .filter(|(to, from)| to != from)
+            .filter(|pair| talk.heard.get(pair) <= before.get(pair))
+            .collect()
     }
 }
 
@@ -238,13 +252,16 @@ fn no_marker_is_seen_in_the_clear_whatever_dies() -> Result<()> {
             scene.put(scene.next, dice.below(NODES.len()))?;
         }
         let end = Instant::now() + Duration::from_secs(length);
-        while Instant::now() < end {
-            scene.act(&mut dice)?;
-            std::thread::sleep(Duration::from_millis(dice.below(600) as u64));
+        let mut healed = Ok(Duration::ZERO);
+        while Instant::now() < end && healed.is_ok() {
+            let pause = end.min(Instant::now() + BETWEEN_LOOKS);
+            while Instant::now() < pause {
+                scene.act(&mut dice)?;
+                std::thread::sleep(Duration::from_millis(dice.below(600) as u64));
+            }
+            // Nothing is broken for good.
+            healed = scene.heals();
         }
-        // Nothing is broken for good.
-        let before = scene.crowd.talk().heard.clone();
-        let healed = eventually("all pods reach each other again", SOON, || Ok(scene.all_heard(&before)));
         let (sent, heard) = {
             let talk = scene.crowd.talk();
             (talk.sent, talk.heard.values().sum::<u64>())

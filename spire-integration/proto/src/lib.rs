@@ -30,4 +30,4 @@ pub use layout::{Layout, LayoutConfig, LayoutError, Refused};
 pub use node::{NodeTemplate, NodeTemplateError};
 pub use plan::{Blocked, Desired, Plan, plan};
 pub use selector::{Missing, PodFacts, Selector, SelectorError, SelectorTemplate, render_all};
-pub use status::{EntryError, RegistrarStatus};
+pub use status::{EntryError, RegistrarStatus, Turn};

@@ -34,6 +34,24 @@ pub struct RegistrarStatus {
     pub last_error: Option<String>,
     /// The first of what does not work, by pod or node.
     pub errors: Vec<EntryError>,
+    /// Where several registrars take turns: whose turn it is.
+    pub turn: Option<Turn>,
+}
+
+/// What a registrar knows of the Lease by which several take turns.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Turn {
+    /// The Lease, `namespace/name`.
+    pub lease: String,
+    /// The name of this registrar in it.
+    pub identity: String,
+    /// Whose turn it is, as far as this registrar has seen.
+    pub leader: Option<String>,
+    /// Whether it is this one's: a registrar that does not lead writes no entry.
+    pub leads: bool,
+    /// When this was so, by the API server.
+    pub seen: u64,
 }
 
 /// Something that does not work.

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{Args, Parser};
 use countersign_certs::{IdTemplate, TrustDomain};
+use countersign_cluster::election::Timing;
 use countersign_spire_proto::{Layout, LayoutConfig, NodeTemplate, Owner, SelectorTemplate};
 
 use crate::connection::Target;
@@ -32,16 +33,36 @@ use crate::connection::Target;
         --agent-selector k8s:ns:countersign --agent-selector k8s:sa:countersign-agent\n\
         \n  Over the network; the server has this registrar's SPIFFE ID in its admin_ids:\n    \
         … --server-address spire-server.spire:8081 --workload-socket /run/spire/agent/api.sock\n\
+        \n  In a cluster, two of them (deploy/registrar):\n    \
+        countersign-registrar --kubernetes --spiffe-id-template '/ns/{namespace}/sa/{service_account}' …\n\
         \n  What each SPIRE agent needs: authorized_delegates = [\"spiffe://<trust domain>/node/<node>\"]"
 )]
 pub struct Config {
     /// Directory of Kubernetes manifests to follow (Pod, Namespace, Node, policies), as the agents do.
-    #[arg(long, env = "COUNTERSIGN_MANIFESTS")]
-    pub manifests: PathBuf,
+    #[arg(
+        long,
+        env = "COUNTERSIGN_MANIFESTS",
+        requires = "status_dir",
+        required_unless_present = "kubernetes"
+    )]
+    pub manifests: Option<PathBuf>,
 
     /// Directory of what the cluster knows of itself: pods' addresses and UIDs, nodes, identities' numbers.
     #[arg(long, env = "COUNTERSIGN_STATUS_DIR")]
-    pub status_dir: PathBuf,
+    pub status_dir: Option<PathBuf>,
+
+    /// Follow the API server in the place of a directory, as the service account of the pod that this runs in.
+    /// Several may run: one leads (--leader-elect-…), the others write nothing.
+    #[arg(long, env = "COUNTERSIGN_KUBERNETES", conflicts_with_all = ["manifests", "status_dir", "state_dir"])]
+    pub kubernetes: bool,
+
+    /// Follow the API server of this file's current context (with --kubernetes).
+    #[arg(long, env = "COUNTERSIGN_KUBECONFIG", requires = "kubernetes")]
+    pub kubeconfig: Option<PathBuf>,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub election: ElectionConfig,
 
     /// SPIFFE trust domain of the SPIRE server.
     #[arg(long, env = "COUNTERSIGN_TRUST_DOMAIN")]
@@ -134,7 +155,70 @@ pub struct Config {
     pub log: String,
 }
 
+/// Who of several registrars in a cluster leads: by a Lease, with client-go's times.
+#[derive(Clone, Debug, Args)]
+pub struct ElectionConfig {
+    /// Name of the Lease by which several registrars take turns (with --kubernetes).
+    #[arg(long = "leader-elect-resource-name", env = "COUNTERSIGN_LEASE_NAME", value_name = "NAME")]
+    #[arg(default_value = "countersign-registrar")]
+    pub name: String,
+
+    /// Its namespace; by default the pod's own, or that of the kubeconfig's context.
+    #[arg(
+        long = "leader-elect-resource-namespace",
+        env = "COUNTERSIGN_LEASE_NAMESPACE",
+        value_name = "NAMESPACE"
+    )]
+    pub namespace: Option<String>,
+
+    /// How long the others wait for a leader that says nothing before one of them takes its place.
+    #[arg(long = "leader-elect-lease-duration", env = "COUNTERSIGN_LEASE_DURATION", value_name = "TIME")]
+    #[arg(default_value = "15s", value_parser = parse_seconds)]
+    pub lease_duration: u32,
+
+    /// How long a leader that cannot reach the API server goes on writing entries; shorter than the lease.
+    #[arg(long = "leader-elect-renew-deadline", env = "COUNTERSIGN_RENEW_DEADLINE", value_name = "TIME")]
+    #[arg(default_value = "10s", value_parser = parse_seconds)]
+    pub renew_deadline: u32,
+
+    /// Time between two attempts to renew, or to become the leader.
+    #[arg(long = "leader-elect-retry-period", env = "COUNTERSIGN_RETRY_PERIOD", value_name = "TIME")]
+    #[arg(default_value = "2s", value_parser = parse_seconds)]
+    pub retry_period: u32,
+}
+
+impl ElectionConfig {
+    /// The times.
+    ///
+    /// # Errors
+    /// Where two could lead at a time.
+    pub fn timing(&self) -> anyhow::Result<Timing> {
+        let seconds = |number: u32| Duration::from_secs(number.into());
+        let (lease, renew) = (seconds(self.lease_duration), seconds(self.renew_deadline));
+        let timing = Timing { lease, renew, retry: seconds(self.retry_period) };
+        timing.check().context("--leader-elect-lease-duration, -renew-deadline, -retry-period")
+    }
+}
+
 impl Config {
+    /// Whether these settings go together, as far as nothing has to be asked for it.
+    ///
+    /// # Errors
+    /// What does not.
+    pub fn check(&self) -> anyhow::Result<()> {
+        self.layout()?;
+        self.election.timing()?;
+        // Whoever gave the numbers of identities would have to be asked, and in Kubernetes nobody gives them yet.
+        if self.kubernetes && self.spiffe_id_template.to_string().contains("{number}") {
+            anyhow::bail!(
+                "with --kubernetes identities have no numbers yet, so --spiffe-id-template cannot have {{number}} (as \
+                 its default has): give \"spiffe://{{trust_domain}}/ns/{{namespace}}/sa/{{service_account}}\", to the \
+                 agents as well"
+            );
+        }
+        Ok(())
+    }
+
     /// The layout of entries.
     ///
     /// # Errors
@@ -212,7 +296,7 @@ mod tests {
             Ok(config) => config,
             Err(error) => return Some(error.to_string()),
         };
-        config.layout().err().map(|error| format!("{error:#}"))
+        config.check().err().map(|error| format!("{error:#}"))
     }
 
     #[test]
@@ -226,6 +310,34 @@ mod tests {
         assert!(Config::try_parse_from(network).is_err(), "no socket to get an SVID from");
         assert!(Config::try_parse_from(network.iter().chain(&["--workload-socket", "/w"])).is_ok());
         assert!(Config::try_parse_from(&BASE[..7]).is_err(), "no server");
+    }
+
+    #[test]
+    fn a_cluster_is_a_directory_or_an_api_server() {
+        let refusal = |flags: &[&str]| {
+            let base = ["x", "--trust-domain", "example.org", "--server-socket", "/s"];
+            match Config::try_parse_from(base.iter().chain(flags)) {
+                Ok(config) => config.check().err().map(|error| format!("{error:#}")),
+                Err(error) => Some(error.to_string()),
+            }
+        };
+        let good = ["--kubernetes", "--spiffe-id-template", "/ns/{namespace}/sa/{service_account}"];
+        assert_eq!(refusal(&good), None);
+        assert_eq!(refusal(&[&good[..], &["--kubeconfig", "k"]].concat()), None);
+        let cases: [(&[&str], &str); 8] = [
+            (&[], "--manifests"),
+            (&["--manifests", "m"], "--status-dir"),
+            (&["--kubernetes"], "--spiffe-id-template cannot have {number}"),
+            (&["--kubernetes", "--manifests", "m"], "cannot be used with"),
+            (&["--kubeconfig", "k", "--manifests", "m", "--status-dir", "s"], "--kubernetes"),
+            (&[&good[..], &["--leader-elect-renew-deadline", "15s"]].concat(), "longer than the renew"),
+            (&[&good[..], &["--leader-elect-retry-period", "9s"]].concat(), "1.2 retry periods"),
+            (&[&good[..], &["--leader-elect-lease-duration", "0"]].concat(), "whole seconds"),
+        ];
+        for (flags, expected) in cases {
+            let message = refusal(flags).unwrap_or_else(|| panic!("{flags:?} is taken"));
+            assert!(message.contains(expected), "{flags:?}: {message}");
+        }
     }
 
     #[test]

@@ -9,7 +9,8 @@
 //! - A server that is away is asked again with growing, jittered pauses; what one entry does wrong is that entry's
 //!   trouble.
 //! - [`Registrar::run`] may be dropped at any point: it holds nothing that the next one could not find out. That is
-//!   what a loss of leadership will do.
+//!   what a loss of leadership does ([`take_turns`]).
+//! - In a cluster one of several leads; the others ask the SPIRE server nothing and write nothing to it.
 #![forbid(unsafe_code)]
 
 mod backoff;
@@ -22,11 +23,13 @@ mod picture;
 mod registrar;
 mod server;
 mod status;
+mod turns;
 mod workload;
 
 pub use connection::Target;
 pub use registrar::Registrar;
 pub use server::{Outcome, Server, ServerError};
+pub use turns::take_turns;
 
 #[allow(clippy::all, clippy::pedantic, missing_docs)]
 mod workload_api {

@@ -48,3 +48,7 @@ pub const MAX_OWN_SVIDS: usize = 64;
 
 /// Most authorities of a bundle.
 pub const MAX_AUTHORITIES: usize = 32;
+
+/// How long a leader that ends tries to give its Lease back: less than a pod is given to end (30 s), and no longer than
+/// a lease lasts, which is what the others wait without it.
+pub const RELEASE_DEADLINE: Duration = Duration::from_secs(5);

@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
+use anyhow::{Context as _, bail};
 use clap::Parser;
-use countersign_cluster::{DirConfig, DirSource};
-use countersign_registrar::Registrar;
+use countersign_cluster::{DirConfig, DirSource, Kubernetes};
 use countersign_registrar::config::Config;
+use countersign_registrar::{Registrar, take_turns};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -31,23 +32,43 @@ fn run(config: &Config) -> anyhow::Result<()> {
         report(panic);
         std::process::abort();
     }));
-    config.layout()?;
+    config.check()?;
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(config))
 }
 
-/// One registrar of a cluster writes at a time. With a directory of manifests there is one; where several wait for
-/// their turn, this is what the one whose turn it is does, until it is over.
+/// One registrar of a cluster writes at a time. With a directory of manifests there is one; in Kubernetes several take
+/// turns.
 async fn serve(config: &Config) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut directories = DirConfig::new(&config.manifests, &config.status_dir);
+    let ended = ended()?;
+    tracing::info!(cluster = config.cluster.cluster(), domain = %config.trust_domain, "registrar");
+    if config.kubernetes {
+        let cluster = match &config.kubeconfig {
+            Some(file) => Kubernetes::kubeconfig(file).await?,
+            None => Kubernetes::in_cluster().context("--kubernetes without --kubeconfig")?,
+        };
+        return take_turns(config, &cluster, ended).await;
+    }
+    let (Some(manifests), Some(status)) = (&config.manifests, &config.status_dir) else {
+        bail!("--manifests and --status-dir, or --kubernetes");
+    };
+    let mut directories = DirConfig::new(manifests, status);
     directories.accepted = config.state_dir.as_ref().map(|state| state.join("accepted"));
     let (changes, _source) = DirSource::spawn(directories)?;
-    let registrar = Registrar::new(config, changes)?;
-    tracing::info!(cluster = config.cluster.cluster(), domain = %config.trust_domain, "registrar");
+    let registrar = Registrar::new(config, changes, None)?;
     tokio::select! {
         ended = registrar.run() => ended,
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
+        () = ended => Ok(()),
     }
+}
+
+/// Resolves when this process is asked to end.
+fn ended() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }

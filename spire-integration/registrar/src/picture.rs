@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use countersign_cluster::{Change, IdentityRegistry};
-use countersign_policy::identity::{DEFAULT_CLUSTER, may_have_svid, security_labels};
+use countersign_policy::identity::{DEFAULT_CLUSTER, may_have_svid, reserved, security_labels};
 use countersign_policy::labels::Labels;
 use countersign_policy::objects::{Namespace, Pod};
 use countersign_spire_proto::{Concern, Desired, Entry, EntryError, Layout, PodFacts};
@@ -20,13 +20,14 @@ type PodKey = (String, String);
 pub(crate) struct Picture {
     layout: Layout,
     all_pods: bool,
-    registry: IdentityRegistry,
+    /// Who gives numbers to identities; nobody where no SPIFFE ID has one in it.
+    registry: Option<IdentityRegistry>,
     numbers: BTreeMap<Labels, u32>,
     pods: BTreeMap<PodKey, Arc<Pod>>,
     namespaces: BTreeMap<String, Arc<Namespace>>,
     nodes: BTreeSet<String>,
     concern: Concern,
-    problems: BTreeSet<PathBuf>,
+    problems: BTreeMap<PathBuf, String>,
     /// What could not be read when everything else had been; none before that.
     unread: Option<BTreeSet<PathBuf>>,
     touched: BTreeSet<PodKey>,
@@ -52,7 +53,7 @@ enum Verdict {
 }
 
 impl Picture {
-    pub(crate) fn new(layout: Layout, all_pods: bool, registry: IdentityRegistry) -> Self {
+    pub(crate) fn new(layout: Layout, all_pods: bool, registry: Option<IdentityRegistry>) -> Self {
         Self {
             layout,
             all_pods,
@@ -62,7 +63,7 @@ impl Picture {
             namespaces: BTreeMap::new(),
             nodes: BTreeSet::new(),
             concern: Concern::new(),
-            problems: BTreeSet::new(),
+            problems: BTreeMap::new(),
             unread: None,
             touched: BTreeSet::new(),
             placed: BTreeMap::new(),
@@ -112,15 +113,15 @@ impl Picture {
             // Numbers are claimed when a pod needs one, from the same place.
             Change::IdentityUpsert(_) | Change::IdentityDelete(_) => {}
             Change::Problem(problem) => {
-                tracing::warn!(%problem, "a document is refused; what it said before stays in force");
-                self.problems.insert(problem.file);
+                tracing::warn!(%problem, "not read; what was known of it stays in force");
+                self.problems.insert(problem.file, problem.message);
             }
             Change::ProblemCleared { file } => {
                 self.problems.remove(&file);
             }
             Change::Synced => {
                 tracing::info!(pods = self.pods.len(), nodes = self.nodes.len(), "the cluster is known");
-                self.unread = Some(self.problems.clone());
+                self.unread = Some(self.problems.keys().cloned().collect());
             }
         }
     }
@@ -152,10 +153,19 @@ impl Picture {
         self.unread.as_ref().and_then(BTreeSet::first)
     }
 
+    /// What cannot be read now, and why.
+    pub(crate) fn problems(&self) -> impl Iterator<Item = EntryError> {
+        let error = |(file, message): (&PathBuf, &String)| EntryError {
+            about: file.display().to_string(),
+            message: message.clone(),
+        };
+        self.problems.iter().map(error)
+    }
+
     /// Works out what the changes since the last time mean.
     pub(crate) fn settle(&mut self) {
         if let Some(unread) = &mut self.unread {
-            unread.retain(|file| self.problems.contains(file));
+            unread.retain(|file| self.problems.contains_key(file));
         }
         for key in std::mem::take(&mut self.touched) {
             self.placed.remove(&key);
@@ -196,7 +206,8 @@ impl Picture {
         if let Some(number) = self.numbers.get(&labels) {
             return Ok(*number);
         }
-        let number = self.registry.claim(&labels).map_err(|error| format!("it has no identity: {error}"))?;
+        let Some(registry) = &mut self.registry else { return Ok(reserved::UNKNOWN) };
+        let number = registry.claim(&labels).map_err(|error| format!("it has no identity: {error}"))?;
         self.numbers.insert(labels, number);
         Ok(number)
     }
@@ -274,7 +285,7 @@ mod tests {
     }
 
     fn empty(status: &Path) -> Picture {
-        Picture::new(layout(), false, IdentityRegistry::new(status))
+        Picture::new(layout(), false, Some(IdentityRegistry::new(status)))
     }
 
     fn document(text: &str) -> Document {
@@ -389,7 +400,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let status = dir.path().join("s");
         std::fs::write(&status, "in the way").unwrap();
-        let mut picture = Picture::new(layout(), true, IdentityRegistry::new(&status));
+        let mut picture = Picture::new(layout(), true, Some(IdentityRegistry::new(&status)));
         let pod = Pod {
             namespace: "n".into(),
             name: "p".into(),

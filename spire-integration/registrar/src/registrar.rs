@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use countersign_cluster::{Change, IdentityRegistry};
-use countersign_spire_proto::{Entry, EntryError, Existing, Extras, Plan, RegistrarStatus, limits, plan};
+use countersign_spire_proto::{
+    Entry, EntryError, Existing, Extras, Plan, RegistrarStatus, Turn, limits, plan,
+};
 use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant, sleep_until, timeout_at};
 
@@ -13,7 +15,7 @@ use crate::failing::Failing;
 use crate::limits::{BATCH_ENTRIES, QUIET, QUIET_AT_MOST, RESYNC_JITTER, SERVER_RETRY_MAX, SERVER_RETRY_MIN};
 use crate::picture::Picture;
 use crate::server::{Outcome, Server, ServerError};
-use crate::status::{StatusFile, unix};
+use crate::status::{self, StatusFile, unix};
 
 /// Keeps a server as a cluster wants it.
 #[derive(Debug)]
@@ -50,20 +52,15 @@ enum Step {
 }
 
 impl Registrar {
-    /// Starts with nothing but what `config` says. Must be called within a tokio runtime.
+    /// Starts with nothing but what `config` says, and, where several take turns, with a turn to name in the status.
+    /// Must be called within a tokio runtime.
     ///
     /// # Errors
     /// Where the settings are refused.
-    pub fn new(config: &Config, changes: mpsc::Receiver<Change>) -> anyhow::Result<Self> {
+    pub fn new(config: &Config, changes: mpsc::Receiver<Change>, turn: Option<Turn>) -> anyhow::Result<Self> {
         let (layout, target) = (config.layout()?, config.target()?);
-        let status = RegistrarStatus {
-            cluster: layout.owner().cluster().to_owned(),
-            trust_domain: config.trust_domain.to_string(),
-            server: target.to_string(),
-            since: unix(),
-            ..RegistrarStatus::default()
-        };
-        let registry = IdentityRegistry::new(&config.status_dir);
+        let status = status::first(config, turn)?;
+        let registry = config.status_dir.as_deref().map(IdentityRegistry::new);
         Ok(Self {
             picture: Picture::new(layout, config.all_pods, registry),
             changes,
@@ -89,7 +86,13 @@ impl Registrar {
             self.file.write(&self.status);
             self.hear(more).await?;
             self.picture.settle();
-            more = self.picture.is_synced() && self.work().await;
+            more = match self.picture.is_synced() {
+                true => self.work().await,
+                false => {
+                    self.describe(None);
+                    false
+                }
+            };
         }
     }
 
@@ -316,6 +319,7 @@ impl Registrar {
                 self.status.in_step = Some(unix());
             }
         }
+        errors.splice(0..0, self.picture.problems().take(limits::MAX_STATUS_ERRORS));
         if let Some(file) = self.picture.unread() {
             let message = "cannot be read, so entries that may belong to what is in it stay".to_owned();
             errors.insert(0, EntryError { about: file.display().to_string(), message });

@@ -4,13 +4,33 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use countersign_spire_proto::RegistrarStatus;
+use countersign_spire_proto::{RegistrarStatus, Turn};
+
+use crate::config::Config;
 
 /// Seconds since the Unix epoch.
 pub(crate) fn unix() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// What can be said before anything is known.
+///
+/// # Errors
+/// Where the settings are refused.
+pub(crate) fn first(config: &Config, turn: Option<Turn>) -> anyhow::Result<RegistrarStatus> {
+    // The first time that this is called, which is at the start.
+    static BEGAN: OnceLock<u64> = OnceLock::new();
+    Ok(RegistrarStatus {
+        cluster: config.cluster.cluster().to_owned(),
+        trust_domain: config.trust_domain.to_string(),
+        server: config.target()?.to_string(),
+        since: *BEGAN.get_or_init(unix),
+        turn,
+        ..RegistrarStatus::default()
+    })
 }
 
 /// Writes a status where it is different from the last.

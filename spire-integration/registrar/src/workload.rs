@@ -33,7 +33,10 @@ pub(crate) fn follow(socket: PathBuf, domain: TrustDomain) -> watch::Receiver<Ow
     tokio::spawn(async move {
         let mut backoff = Backoff::new(SERVER_RETRY_MIN, SERVER_RETRY_MAX);
         while !own.is_closed() {
-            let why = read(&socket, &domain, &own, &mut backoff).await;
+            let why = tokio::select! {
+                why = read(&socket, &domain, &own, &mut backoff) => why,
+                () = own.closed() => return,
+            };
             own.send_if_modified(|own| match own {
                 Ok(_) => false,
                 Err(message) => {

@@ -214,7 +214,13 @@ mod tests {
 
     /// Lets time pass until `until`, on a path that takes `takes` bytes and loses the probes of `loses`. Returns how
     /// many were sent.
-    fn run(path: &mut PathMtu, now: &mut u64, until: u64, takes: u16, loses: &mut dyn FnMut() -> bool) -> u32 {
+    fn run(
+        path: &mut PathMtu,
+        now: &mut u64,
+        until: u64,
+        takes: u16,
+        loses: &mut dyn FnMut() -> bool,
+    ) -> u32 {
         let mut sent = 0;
         while path.deadline() <= until {
             *now = (*now).max(path.deadline());

@@ -58,6 +58,13 @@ fn entry(file: String, written: u64, status: RegistrarStatus) -> api::RegistrarE
         about: error.about,
         message: error.message,
     };
+    let turn = |turn: countersign_spire_proto::Turn| api::RegistrarTurn {
+        lease: turn.lease,
+        identity: turn.identity,
+        leader: turn.leader,
+        leads: turn.leads,
+        seen: turn.seen,
+    };
     api::RegistrarEntry {
         file,
         written,
@@ -73,6 +80,7 @@ fn entry(file: String, written: u64, status: RegistrarStatus) -> api::RegistrarE
         server_down_since: status.server_down_since,
         last_error: status.last_error,
         errors: status.errors.into_iter().map(trouble).collect(),
+        turn: status.turn.map(turn),
     }
 }
 

@@ -61,6 +61,24 @@ pub struct RegistrarEntry {
     pub last_error: Option<String>,
     /// The first of what does not work, by pod or node.
     pub errors: Vec<EntryTrouble>,
+    /// Where several registrars take turns: whose turn it is.
+    pub turn: Option<RegistrarTurn>,
+}
+
+/// The Lease by which several registrars take turns, as one of them knows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RegistrarTurn {
+    /// The Lease, `namespace/name`.
+    pub lease: String,
+    /// The name of this registrar in it.
+    pub identity: String,
+    /// Who leads, as far as this registrar has seen.
+    pub leader: Option<String>,
+    /// Whether this registrar does; the others write no entry.
+    pub leads: bool,
+    /// When this was so, by the API server: Unix seconds.
+    pub seen: u64,
 }
 
 /// An entry that does not work.

@@ -1,4 +1,8 @@
 //! A real SPIRE server (and agent), a cluster in a directory, and the registrar as a process.
+#![allow(dead_code, reason = "each test program uses a part")]
+
+pub mod kubernetes;
+pub mod proxy;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -204,17 +208,21 @@ impl Cluster {
     }
 
     pub fn registrar_to(&self, more: &[&str]) -> Process {
+        let at = |below: &str| self.dir.path().join(below).display().to_string();
+        let (manifests, status) = (at("m"), at("s"));
+        let all = ["--trust-domain", DOMAIN, "--manifests", &manifests, "--status-dir", &status];
+        self.spawn(&[&all, more].concat())
+    }
+
+    /// A registrar whose log and status file are here.
+    pub fn spawn(&self, arguments: &[&str]) -> Process {
         let at = |below: &str| self.dir.path().join(below);
         let log = fs::File::options().create(true).append(true).open(at("log")).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_countersign-registrar"))
-            .args(["--trust-domain", DOMAIN, "--log", "debug,h2=info,tower=info,hyper_util=info"])
-            .arg("--manifests")
-            .arg(at("m"))
-            .arg("--status-dir")
-            .arg(at("s"))
+            .args(["--log", "debug,h2=info,tower=info,hyper_util=info"])
             .arg("--status-file")
             .arg(at("status.json"))
-            .args(more)
+            .args(arguments)
             .stdin(Stdio::null())
             .stderr(log)
             .spawn()

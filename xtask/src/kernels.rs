@@ -1,5 +1,5 @@
 //! Other kernels than this machine's: Debian's, in virtual machines. In each, `e2e/kernels/guest.sh` holds
-//! countersign-wg against the kernel's WireGuard, and loads our eBPF programs.
+//! countersign-wg against the kernel's WireGuard, gives that into the manager's hands, and loads our eBPF programs.
 //!
 //! Whatever the guest needs is in its initramfs: no disk, no network, nothing of this machine is written.
 
@@ -83,21 +83,30 @@ struct Programs {
     wg: PathBuf,
     /// The loader's tests, by name.
     tests: Vec<(String, PathBuf)>,
+    /// The manager's, with the kernel's WireGuard.
+    managed: PathBuf,
 }
 
 fn programs() -> Result<Programs> {
     build_ebpf::run()?;
     sh::run(&mut sh::cargo(["build", "--release", "--package", "countersign-wg", "--bins"]))?;
-    let mut tests = sh::cargo(["test", "--release", "--package", LOADER, "--tests", "--no-run"]);
-    let messages = sh::output(tests.arg("--message-format=json"))?;
-    let tests: Vec<_> = messages.lines().filter_map(test_of_message).collect();
-    if tests.is_empty() {
-        bail!("cargo names no test program of {LOADER}");
-    }
-    Ok(Programs { wg: sh::binary("countersign-wg"), tests })
+    let tests = tests_of(&["--package", LOADER, "--tests"])?;
+    let managed = tests_of(&["--package", "countersign-wg", "--test", "kernel"])?.remove(0).1;
+    Ok(Programs { wg: sh::binary("countersign-wg"), tests, managed })
 }
 
 const LOADER: &str = "countersign-ebpf-loader";
+
+/// Test programs, built now: at least one.
+fn tests_of(which: &[&str]) -> Result<Vec<(String, PathBuf)>> {
+    let mut cargo = sh::cargo(["test", "--release", "--no-run", "--message-format=json"]);
+    let messages = sh::output(cargo.args(which))?;
+    let tests: Vec<_> = messages.lines().filter_map(test_of_message).collect();
+    if tests.is_empty() {
+        bail!("cargo names no test program for {}", which.join(" "));
+    }
+    Ok(tests)
+}
 
 /// The test program that one of cargo's messages is about: its name and file. Unit tests need no kernel.
 fn test_of_message(line: &str) -> Option<(String, PathBuf)> {

@@ -52,7 +52,8 @@ enum Task {
     /// Lint, build, and run every test; the last line counts them
     #[command(alias = "test")]
     Ci,
-    /// Boot kernels of Debian in virtual machines: countersign-wg against their WireGuard, and our eBPF programs
+    /// Boot kernels of Debian in virtual machines: countersign-wg against their WireGuard, that in the manager's hands,
+    /// and our eBPF programs
     TestKernels {
         /// Rekeys that each side waits for; a rekey is every two minutes
         #[arg(long, env = "COUNTERSIGN_KERNEL_REKEYS", default_value_t = 1)]

@@ -127,6 +127,13 @@ pub struct Config {
     #[arg(long, env = "COUNTERSIGN_KEY_EXCHANGE", value_enum, default_value_t = KeyExchange::Prefer)]
     pub post_quantum: KeyExchange,
 
+    /// What moves encrypted packets. auto: what is there already, else the kernel's WireGuard if it has one, else
+    /// countersign-wg; kernel: the kernel's, or this agent does not start; userspace: countersign-wg, which is to be
+    /// started beside this agent. Tunnels that the other one has left are deleted first, and nothing passes until
+    /// there are new ones. Nodes of both kinds understand each other.
+    #[arg(long, env = "COUNTERSIGN_WIREGUARD_BACKEND", value_enum, default_value_t = WireguardBackend::Auto)]
+    pub wireguard_backend: WireguardBackend,
+
     /// WireGuard device of this node.
     #[arg(long, env = "COUNTERSIGN_WIREGUARD_DEVICE", default_value = "cs_wg0")]
     pub wireguard_device: String,
@@ -150,7 +157,7 @@ pub struct Config {
     #[arg(long, env = "COUNTERSIGN_PRESHARED_KEY_LIFE", value_name = "SPAN", default_value = "1h", value_parser = parse_preshared_life)]
     pub preshared_key_life: Duration,
 
-    /// Program that makes WireGuard devices; countersign-wg beside this program by default.
+    /// Program that makes WireGuard devices in userspace; countersign-wg beside this program by default.
     #[arg(long, env = "COUNTERSIGN_WIREGUARD_PROGRAM", value_name = "PATH")]
     pub wireguard_program: Option<PathBuf>,
 
@@ -182,6 +189,17 @@ pub struct Config {
 /// How often, or not at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Every(pub Option<Duration>);
+
+/// What moves encrypted packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WireguardBackend {
+    /// What is there already, else the kernel's if it has one, else userspace.
+    Auto,
+    /// The kernel's WireGuard, or none.
+    Kernel,
+    /// countersign-wg, a process of its own.
+    Userspace,
+}
 
 /// On or off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

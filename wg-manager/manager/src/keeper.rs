@@ -2,8 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::path::PathBuf;
-use std::process::{Command as Program, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use countersign_wg_proto::limits::SESSION_LIFE_SECONDS;
@@ -15,13 +13,13 @@ use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
+use crate::backend::{self, Plane};
 use crate::keys::{self, NodeKeys};
-use crate::limits::{COMMANDS, LOOK_FOR_SESSION_EVERY, RETRY_FIRST, START_TIMEOUT, USUAL_MTU};
+use crate::limits::{COMMANDS, LOOK_FOR_SESSION_EVERY, RETRY_FIRST, USUAL_MTU};
 use crate::link::{self, Link, Target, Via};
 use crate::manager::{Config, OwnKeys, Problems};
 use crate::paths::Paths;
 use crate::status::{self, Status};
-use crate::uapi::{self, Uapi};
 
 /// What is asked of the task, and where the answer goes.
 #[derive(Debug)]
@@ -41,13 +39,13 @@ pub(crate) type Tell = (watch::Sender<OwnKeys>, watch::Sender<BTreeMap<String, W
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
-    Uapi(#[from] uapi::Error),
+    Backend(#[from] backend::Error),
     #[error(transparent)]
     Link(#[from] link::Error),
     #[error("{0} has no key to be between: the node has none of that kind")]
     NoKey(String),
-    #[error("{program} could not make {device}: {why}")]
-    Start { program: PathBuf, device: String, why: String },
+    #[error("{0} is of the other backend, and is left there until its prefixes have fallback routes")]
+    NoFallback(String),
 }
 
 /// A device that is there.
@@ -63,6 +61,7 @@ pub(crate) struct Keeper {
     /// Given to a device that is not to have a key: made when first needed, and nobody's.
     nobodys: Option<PrivateKey>,
     link: Link,
+    plane: Plane,
     paths: Paths,
     tell: Tell,
     desired: Desired,
@@ -74,12 +73,19 @@ pub(crate) struct Keeper {
     reached: bool,
     /// Packets go the best way to everybody.
     settled: bool,
+    /// Every prefix has its fallback route.
+    has_fallbacks: bool,
     retry_after: Duration,
     next: Instant,
 }
 
 impl Keeper {
-    pub(crate) fn new(config: Config, keys: NodeKeys, (link, paths): (Link, Paths), tell: Tell) -> Self {
+    pub(crate) fn new(
+        config: Config,
+        keys: NodeKeys,
+        (link, plane, paths): (Link, Plane, Paths),
+        tell: Tell,
+    ) -> Self {
         let desired = Desired::default();
         Self {
             goal: desired.goal(config.keepalive, unix_now()),
@@ -87,6 +93,7 @@ impl Keeper {
             keys,
             nobodys: None,
             link,
+            plane,
             paths,
             tell,
             desired,
@@ -94,6 +101,7 @@ impl Keeper {
             repairs: 0,
             reached: false,
             settled: false,
+            has_fallbacks: false,
             retry_after: RETRY_FIRST,
             next: Instant::now(),
         }
@@ -196,7 +204,9 @@ impl Keeper {
         self.refresh_goal();
         let mut failures = Vec::new();
         // The fallback routes come first: they must be there also when the data plane is not.
-        let mut changed = note(self.link.set_fallbacks(self.goal.routes.keys()).await, &mut failures);
+        let fallbacks = self.link.set_fallbacks(self.goal.routes.keys()).await;
+        self.has_fallbacks = fallbacks.is_ok();
+        let mut changed = note(fallbacks, &mut failures);
         let mut found = BTreeMap::new();
         for (slot, goal) in &self.goal.devices {
             match self.set_device(*slot, goal).await {
@@ -265,8 +275,9 @@ impl Keeper {
         if inside < self.mtu() { inside } else { 0 }
     }
 
-    fn uapi(&self, slot: Slot) -> Uapi {
-        Uapi::new(&self.config.uapi_dir, &self.config.device_of(slot))
+    /// A device as it is.
+    async fn read(&self, device: &str) -> Result<Observed, backend::Error> {
+        self.plane.read(device, &self.link).await
     }
 
     async fn set_device(&self, slot: Slot, goal: &Device) -> Result<(Found, bool), Failure> {
@@ -274,42 +285,36 @@ impl Keeper {
         if goal.private_key.is_none() {
             return Err(Failure::NoKey(name));
         }
-        let uapi = self.uapi(slot);
-        let observed = match uapi.get().await {
-            Err(uapi::Error::Connect { .. }) if slot != Slot::default() => {
-                self.start(&name).await?;
-                uapi.get().await?
+        let observed = match self.read(&name).await {
+            Err(backend::Error::OtherKind(_)) => {
+                self.delete_other(&name).await?;
+                self.make(slot, &name).await?
             }
+            Err(error) if error.is_absence() && self.plane.makes(slot) => self.make(slot, &name).await?,
             other => other?,
         };
         let ops = plan(goal, &observed.device, self.goal.shrink);
         ops.iter().for_each(|op| log(&name, op));
-        uapi.apply(&ops).await?;
+        self.plane.apply(&name, &ops).await?;
         let (index, was_down) = self.link.bring_up(&name, self.mtu()).await?;
         Ok((Found { index, observed }, was_down || !ops.is_empty()))
     }
 
-    /// Has the program make a device. It goes to the background by itself, and outlives this process.
-    async fn start(&self, device: &str) -> Result<(), Failure> {
-        let (program, name) = (self.config.program.clone(), device.to_owned());
-        let mtu = self.mtu().to_string();
-        let failed = |why: String| Failure::Start {
-            program: self.config.program.clone(),
-            device: device.to_owned(),
-            why,
-        };
-        tracing::info!(device, "a device is needed, and is made");
-        let run = tokio::task::spawn_blocking(move || {
-            Program::new(program).args(["--mtu", &mtu, "--", &name]).stdin(Stdio::null()).output()
-        });
-        let output = tokio::time::timeout(START_TIMEOUT, run).await;
-        let output = output.map_err(|_| failed(format!("not within {} s", START_TIMEOUT.as_secs())))?;
-        let output = output.map_err(|error| failed(error.to_string()))?;
-        let output = output.map_err(|error| failed(error.to_string()))?;
-        if output.status.success() {
-            return Ok(());
+    async fn make(&self, slot: Slot, name: &str) -> Result<Observed, Failure> {
+        if self.plane.makes(slot) {
+            self.plane.make(name, self.mtu(), &self.link).await?;
         }
-        Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+        Ok(self.read(name).await?)
+    }
+
+    /// A device that the other backend has left. The two are never mixed, and its key may be this node's: it goes,
+    /// and until there is another one, its prefixes are unreachable by their fallback routes.
+    async fn delete_other(&self, name: &str) -> Result<(), Failure> {
+        if !self.has_fallbacks {
+            return Err(Failure::NoFallback(name.to_owned()));
+        }
+        tracing::warn!(device = name, backend = %self.plane.backend(), "is of the other backend, and is deleted");
+        Ok(self.link.delete_tunnel(name).await?)
     }
 
     fn make_nobodys_key(&mut self, failures: &mut Vec<String>) {
@@ -331,9 +336,9 @@ impl Keeper {
             }
             return Ok(was_there);
         }
-        let uapi = self.uapi(slot);
-        let observed = match uapi.get().await {
-            Err(uapi::Error::Connect { .. }) => return Ok(false),
+        let observed = match self.read(&name).await {
+            Err(error) if error.is_absence() => return Ok(false),
+            Err(backend::Error::OtherKind(_)) => return self.delete_other(&name).await.map(|()| true),
             other => other?,
         };
         let has_key = observed.device.private_key.is_some();
@@ -341,7 +346,7 @@ impl Keeper {
         let nothing = Device { private_key, ..Device::default() };
         let ops = plan(&nothing, &observed.device, Shrink::Allowed);
         ops.iter().for_each(|op| log(&name, op));
-        uapi.apply(&ops).await?;
+        self.plane.apply(&name, &ops).await?;
         Ok(!ops.is_empty())
     }
 
@@ -420,7 +425,7 @@ impl Keeper {
     async fn preshared_keys(&self) -> BTreeMap<Way, PresharedKey> {
         let mut keys = BTreeMap::new();
         for slot in Slot::ALL {
-            let Ok(observed) = self.uapi(slot).get().await else { continue };
+            let Ok(observed) = self.read(&self.config.device_of(slot)).await else { continue };
             let peers = observed.device.peers.into_iter();
             keys.extend(peers.filter_map(|(peer, of)| Some((Way { slot, peer }, of.preshared_key?))));
         }
@@ -430,7 +435,7 @@ impl Keeper {
     async fn status(&self) -> Status {
         let mut status = Status {
             device: self.config.device.clone(),
-            backend: "userspace",
+            backend: self.plane.backend(),
             public_key: Some(self.keys.current.public()),
             repairs: self.repairs,
             errors: self.problems(),
@@ -439,7 +444,7 @@ impl Keeper {
         let (mut names, paths) = (Vec::new(), self.paths.sizes());
         for slot in self.goal.devices.keys() {
             let name = self.config.device_of(*slot);
-            match self.uapi(*slot).get().await {
+            match self.read(&name).await {
                 Ok(observed) => {
                     if status.listen_port == 0 {
                         status.listen_port = observed.device.listen_port;

@@ -11,19 +11,25 @@
 //! - Private keys are in files of mode 0600 and in the devices, nowhere else: not in logs, `Debug` or
 //!   [`Status`].
 //!
-//! The data plane is a process of its own (`countersign-wg`), spoken to over the cross-platform UAPI.
+//! - All devices are of one backend. One of the other is deleted before it is replaced, and nothing passes meanwhile.
+//!
+//! Backends: the kernel's WireGuard, by generic netlink; and `countersign-wg`, a process of its own, spoken to over
+//! the cross-platform UAPI.
 #![forbid(unsafe_code)]
 
+mod backend;
 mod echo;
 mod keeper;
 pub mod keys;
 pub mod limits;
 mod link;
 mod manager;
+mod netlink;
 mod paths;
 mod status;
 mod uapi;
 
+pub use backend::{Backend, BackendChoice};
 pub use link::Error as LinkError;
 pub use manager::{Config, Error, Manager, OwnKey, OwnKeys, Problems};
 pub use paths::PathSize;

@@ -21,6 +21,13 @@ pub const RETRY_FIRST: Duration = Duration::from_millis(100);
 pub const COMMANDS: usize = 16;
 /// One netlink request.
 pub const NETLINK_TIMEOUT: Duration = Duration::from_secs(5);
+/// One message to the kernel's WireGuard. A socket takes some 200 KiB by default, and a nested attribute 64 KiB at
+/// most; this is a thousand prefixes.
+pub const NETLINK_MESSAGE: usize = 32 * 1024;
+/// One datagram of an answer: the kernel makes them of 32 KiB at most.
+pub const NETLINK_ANSWER: usize = 64 * 1024;
+/// How often a device that changes while it is read is read again. Nobody changes it that often for long.
+pub const DUMP_ATTEMPTS: usize = 8;
 /// Persistent keepalive: below the 30 s after which common firewalls and NATs forget a UDP flow. It also
 /// makes the device start the handshake at once, so that the first pod packet finds a session.
 pub const KEEPALIVE_SECONDS: u16 = 25;

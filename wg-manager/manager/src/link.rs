@@ -12,11 +12,11 @@ use countersign_wg_proto::Shrink;
 use futures::TryStreamExt as _;
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteType,
 };
-use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkUnspec, LinkWireguard, RouteMessageBuilder};
 use tokio::time::timeout;
 
 use crate::limits::{DEVICE_METRIC, FALLBACK_METRIC, NETLINK_TIMEOUT, ROUTE_PROTOCOL};
@@ -30,6 +30,9 @@ pub enum Error {
     /// There is no device of this name in this network namespace.
     #[error("there is no device {0} here: the data plane is not running")]
     NoDevice(String),
+    /// A device has the name of one of ours, and nobody's who moves encrypted packets.
+    #[error("there is a device {0} already, and it is no tunnel: it is in the way")]
+    InTheWay(String),
     /// The kernel has no route there.
     #[error("there is no path to {0}")]
     NoPath(IpAddr),
@@ -152,6 +155,25 @@ impl Link {
         Ok((index, true))
     }
 
+    /// Whether there is a device of this name, and it is the kernel's WireGuard.
+    pub async fn is_wireguard(&self, device: &str) -> Result<bool, Error> {
+        Ok(self.find_link(device).await?.is_some_and(|link| is_of_kind(&link, &InfoKind::Wireguard)))
+    }
+
+    /// Make a device of the kernel's WireGuard. It is down, and speaks to nobody.
+    pub async fn add_wireguard(&self, device: &str) -> Result<(), Error> {
+        within("making a device", self.handle.link().add(LinkWireguard::new(device).build()).execute()).await
+    }
+
+    /// Delete a device that another backend has made: its sessions end.
+    pub async fn delete_tunnel(&self, device: &str) -> Result<(), Error> {
+        let Some(link) = self.find_link(device).await? else { return Ok(()) };
+        if ![InfoKind::Wireguard, InfoKind::Tun].iter().any(|kind| is_of_kind(&link, kind)) {
+            return Err(Error::InTheWay(device.to_owned()));
+        }
+        within("deleting a device", self.handle.link().del(link.header.index).execute()).await
+    }
+
     /// The largest packet that the kernel would send to `end`, in bytes: by what routers have said, or else by the
     /// device that it would leave by.
     pub async fn path_mtu(&self, end: IpAddr) -> Result<u32, Error> {
@@ -222,6 +244,14 @@ impl Link {
         }
         Ok(changed)
     }
+}
+
+fn is_of_kind(link: &LinkMessage, kind: &InfoKind) -> bool {
+    let infos = link.attributes.iter().filter_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => Some(infos),
+        _ => None,
+    });
+    infos.flatten().any(|info| matches!(info, LinkInfo::Kind(of) if of == kind))
 }
 
 /// While packets of a node come by one device and go by another, a strict reverse path filter would drop them.

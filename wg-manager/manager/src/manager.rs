@@ -7,6 +7,7 @@ use std::time::Duration;
 use countersign_wg_proto::{Desired, PresharedKey, PublicKey, Slot, Way};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::backend::{self, BackendChoice, Plane};
 use crate::keeper::{Command, Keeper};
 use crate::keys::{self, NodeKeys};
 use crate::limits::{COMMANDS, KEEPALIVE_SECONDS, RECONCILE_EVERY};
@@ -18,12 +19,14 @@ use crate::uapi::SOCKET_DIR;
 /// Settings of a [`Manager`].
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The first device's name. It is there without the manager's doing; the others, which are needed while somebody
-    /// changes keys, and are made and deleted, have its name with another number at the end.
+    /// The first device's name. In userspace it is there without the manager's doing. The others, which are needed
+    /// while somebody changes keys, and are made and deleted, have its name with another number at the end.
     pub device: String,
     /// UDP port of the first device; the others have the three ports after it.
     pub listen_port: u16,
-    /// The program that makes a device.
+    /// What is to carry the packets.
+    pub backend: BackendChoice,
+    /// The program that makes a device in userspace.
     pub program: PathBuf,
     /// Directory of the key file.
     pub run_dir: PathBuf,
@@ -43,6 +46,7 @@ impl Default for Config {
         Self {
             device: "cs_wg0".to_owned(),
             listen_port: 51871,
+            backend: BackendChoice::Auto,
             program: PathBuf::from("countersign-wg"),
             run_dir: PathBuf::from("/run/countersign"),
             uapi_dir: PathBuf::from(SOCKET_DIR),
@@ -62,6 +66,12 @@ pub enum Error {
     /// No netlink.
     #[error(transparent)]
     Link(#[from] link::Error),
+    /// The kernel's WireGuard is asked for, and there is none.
+    #[error("this kernel has no WireGuard, neither built in nor as a module that it can load")]
+    NoKernelWireGuard,
+    /// It cannot be found out what there is.
+    #[error("looking for WireGuard devices: {0}")]
+    Backend(String),
     /// The manager's task has ended: the runtime is shutting down.
     #[error("the WireGuard manager has ended")]
     Ended,
@@ -114,6 +124,12 @@ impl OwnKeys {
     }
 }
 
+impl From<backend::Error> for Error {
+    fn from(error: backend::Error) -> Self {
+        Self::Backend(error.to_string())
+    }
+}
+
 impl Manager {
     /// Load (or make) the key, and begin to keep the device right. Must be called within a tokio runtime in
     /// the network namespace of the device. The data plane need not be there yet.
@@ -123,12 +139,14 @@ impl Manager {
         let keys = keys.await.map_err(|_| Error::Ended)??;
         let link = Link::new()?;
         let paths = Paths::new(Link::new()?);
+        let plane = Plane::choose(&config, &link).await?.ok_or(Error::NoKernelWireGuard)?;
         let (commands, inbox) = mpsc::channel(COMMANDS);
         let (tell_keys, own) = watch::channel(OwnKeys::of(&keys));
         let (tell_ways, ways) = watch::channel(BTreeMap::new());
         let manager = Self { commands, keys: own, ways };
-        tracing::info!(device = config.device, public_key = %manager.public_key(), "WireGuard manager starts");
-        tokio::spawn(Keeper::new(config, keys, (link, paths), (tell_keys, tell_ways)).run(inbox));
+        let backend = plane.backend();
+        tracing::info!(device = config.device, %backend, public_key = %manager.public_key(), "WireGuard manager starts");
+        tokio::spawn(Keeper::new(config, keys, (link, plane, paths), (tell_keys, tell_ways)).run(inbox));
         Ok(manager)
     }
 

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use countersign_wg_proto::{Goal, Observed, PublicKey};
 use ipnet::IpNet;
 
+use crate::backend::Backend;
 use crate::paths::PathSize;
 
 /// The device and its peers, as they are.
@@ -13,8 +14,8 @@ use crate::paths::PathSize;
 pub struct Status {
     /// Name of the device, or of all of them, with commas between.
     pub device: String,
-    /// What carries the packets: `userspace`.
-    pub backend: &'static str,
+    /// What carries the packets.
+    pub backend: Backend,
     /// This node's public key.
     pub public_key: Option<PublicKey>,
     /// The port the (first) device listens on; 0 while it is not there.

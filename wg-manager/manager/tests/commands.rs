@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use countersign_wg_manager::{Config, Desired, Manager};
+use countersign_wg_manager::{BackendChoice, Config, Desired, Manager};
 use countersign_wg_proto::uapi::encode_get_reply;
 use countersign_wg_proto::{Observed, OwnNode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -38,6 +38,7 @@ async fn of_wishes_that_wait_together_the_last_counts_and_all_hear_of_it() {
     let allowed = Arc::new(Semaphore::new(0));
     let asked = device(&directory.path().join("cs_wg0.sock"), allowed.clone());
     let config = Config {
+        backend: BackendChoice::Userspace,
         run_dir: directory.path().to_owned(),
         uapi_dir: directory.path().to_owned(),
         reconcile_every: Duration::from_secs(3600),

@@ -80,12 +80,14 @@ pub enum Op {
         /// Prefixes to add.
         add_allowed_ips: BTreeSet<IpNet>,
     },
-    /// Leave an existing peer exactly these prefixes, a subset of what it has.
+    /// Take prefixes from an existing peer. Said in two ways: devices take the one or the other.
     ShrinkAllowedIps {
         /// Who.
         key: PublicKey,
         /// What remains.
         keep: BTreeSet<IpNet>,
+        /// What goes.
+        gone: BTreeSet<IpNet>,
     },
     /// Remove a peer, its session and its prefixes.
     RemovePeer {
@@ -119,7 +121,7 @@ impl Device {
                 peer.keepalive = keepalive.unwrap_or(peer.keepalive);
                 peer.allowed_ips.extend(add_allowed_ips);
             }
-            Op::ShrinkAllowedIps { key, keep } => {
+            Op::ShrinkAllowedIps { key, keep, gone: _ } => {
                 self.disown(keep);
                 if let Some(peer) = self.peers.get_mut(key) {
                     peer.allowed_ips.clone_from(keep);

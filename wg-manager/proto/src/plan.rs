@@ -70,6 +70,7 @@ fn grow(key: PublicKey, peer: &Peer, seen: Option<&Peer>) -> Option<Op> {
 
 /// What the peer has too much. Prefixes in `moved` have left it already, by having been added elsewhere.
 fn drop_prefixes(key: PublicKey, peer: &Peer, seen: &Peer, moved: &BTreeSet<IpNet>) -> Option<Op> {
-    let surplus = seen.allowed_ips.difference(&peer.allowed_ips).any(|prefix| !moved.contains(prefix));
-    surplus.then(|| Op::ShrinkAllowedIps { key, keep: peer.allowed_ips.clone() })
+    let surplus = seen.allowed_ips.difference(&peer.allowed_ips);
+    let gone: BTreeSet<IpNet> = surplus.filter(|prefix| !moved.contains(prefix)).copied().collect();
+    (!gone.is_empty()).then(|| Op::ShrinkAllowedIps { key, keep: peer.allowed_ips.clone(), gone })
 }

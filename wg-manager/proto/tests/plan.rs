@@ -78,6 +78,19 @@ proptest! {
         prop_assert_eq!(plan(&desired, &observed, Shrink::Allowed), vec![]);
     }
 
+    /// A peer that is to lose prefixes has at that moment what remains and what goes, and nothing else.
+    #[test]
+    fn what_remains_and_what_goes_say_the_same(desired in device(), mut observed in device()) {
+        for op in plan(&desired, &observed, Shrink::Allowed) {
+            if let Op::ShrinkAllowedIps { key, keep, gone } = &op {
+                prop_assert!(keep.is_disjoint(gone) && !gone.is_empty());
+                let both: BTreeSet<IpNet> = keep | gone;
+                prop_assert_eq!(&observed.peers[key].allowed_ips, &both);
+            }
+            observed.apply(&op);
+        }
+    }
+
     #[test]
     fn each_operation_may_be_done_twice(desired in device(), observed in device()) {
         let (mut once, mut twice) = (observed.clone(), observed.clone());

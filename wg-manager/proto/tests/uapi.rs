@@ -129,7 +129,7 @@ proptest! {
                 keepalive: Some(3),
                 add_allowed_ips: more.clone(),
             },
-            Op::ShrinkAllowedIps { key, keep: more.clone() },
+            Op::ShrinkAllowedIps { key, keep: more.clone(), gone: BTreeSet::new() },
             Op::RemovePeer { key },
         ];
         let Ok(Request::Set(set)) = parse_request(&encode_set(&ops)) else { panic!() };

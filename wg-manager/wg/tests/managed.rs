@@ -2,137 +2,12 @@
 
 mod rig;
 
-use std::collections::BTreeSet;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
-use countersign_certs::{CertAuthority, Serial, SigningKey, TrustDomain};
-use countersign_wg_manager::{Config, Desired, Error, KeyRing, Manager, OwnNode, RemoteNode, Slot};
-use countersign_wg_proto::{PresharedKey, announce, inside, node_id};
-use rig::{DEVICE, Node, Pair, eventually, possible};
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
-}
-
-fn signing_key() -> SigningKey {
-    let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new()).unwrap();
-    SigningKey::p256(pkcs8.as_ref().to_vec()).unwrap()
-}
-
-fn authority() -> CertAuthority {
-    let domain = TrustDomain::parse("countersign.lab").unwrap();
-    CertAuthority::create(domain, signing_key(), Serial::from_random([1; 16]), now(), 86_400).unwrap()
-}
-
-fn name(node: &Node) -> String {
-    format!("node-{}", node.number)
-}
-
-async fn manager(node: &Node) -> Manager {
-    let config = Config {
-        run_dir: node.directory.path().to_owned(),
-        uapi_dir: node.directory.path().to_owned(),
-        reconcile_every: Duration::from_millis(200),
-        ..Config::default()
-    };
-    Manager::new(config).await.unwrap()
-}
-
-/// What a node says about itself, as it goes through the cluster.
-fn announcement(ca: &CertAuthority, node: &Node, manager: &Manager, ttl: u64) -> String {
-    let id = node_id(ca.trust_domain(), &name(node)).unwrap();
-    let svid = ca.issue(&id, &signing_key(), Serial::from_random([2; 16]), now(), ttl).unwrap();
-    announce(&svid, &name(node), manager.public_key(), manager.epoch()).unwrap()
-}
-
-/// What `me` wishes, when `other` has said `announced`.
-fn desired(ca: &CertAuthority, me: (&Node, &Manager), other: &Node, announced: &str) -> Desired {
-    let mut ring = KeyRing::new(me.1.public_key());
-    let key = ring.accept(&name(other), announced, &ca.bundle().unwrap(), now()).unwrap().clone();
-    let nets = |node: &Node| node.prefixes().iter().map(|net| net.parse().unwrap()).collect::<BTreeSet<_>>();
-    let remote = RemoteNode {
-        slot: Slot::of(me.1.epoch(), key.epoch()),
-        key,
-        endpoint: other.endpoint(false).parse().unwrap(),
-        pod_cidrs: nets(other),
-        addresses: BTreeSet::new(),
-        preshared_key: Some(PresharedKey::from_bytes([8; 32])),
-    };
-    let own = OwnNode { name: name(me.0), pod_cidrs: nets(me.0), addresses: BTreeSet::new() };
-    Desired { own, nodes: vec![remote], complete: true, ..Desired::default() }
-}
-
-fn routes(node: &Node) -> String {
-    node.must("ip route show proto 197") + &node.must("ip -6 route show proto 197")
-}
-
-/// A runtime all of whose threads live in a node's network namespace.
-struct Runtime {
-    runtime: Option<tokio::runtime::Runtime>,
-    namespace: String,
-}
-
-fn enter(namespace: &str) {
-    let namespace = std::fs::File::open(format!("/run/netns/{namespace}")).unwrap();
-    nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-}
-
-impl Runtime {
-    fn new(node: &Node) -> Self {
-        let namespace = node.namespace.clone();
-        let inside = namespace.clone();
-        let mut builder = tokio::runtime::Builder::new_multi_thread();
-        let builder = builder.worker_threads(1).enable_all().on_thread_start(move || enter(&inside));
-        Self { runtime: Some(builder.build().unwrap()), namespace }
-    }
-
-    /// The future itself runs on a thread of its own, in the namespace as well.
-    fn run<T: Send>(&self, future: impl Future<Output = T> + Send) -> T {
-        let handle = self.runtime.as_ref().unwrap().handle().clone();
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(move || {
-                enter(&self.namespace);
-                handle.block_on(future)
-            });
-            thread.join().unwrap()
-        })
-    }
-}
-
-impl Drop for Runtime {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
-/// One side of a pair that has been joined.
-struct Side {
-    manager: Manager,
-    wish: Desired,
-    runtime: Runtime,
-}
-
-/// Joins both nodes by attested keys that are good for `ttl` seconds.
-fn join(pair: &Pair, ttl: u64) -> [Side; 2] {
-    let ca = authority();
-    let runtimes = [Runtime::new(&pair.a), Runtime::new(&pair.b)];
-    let a = runtimes[0].run(manager(&pair.a));
-    let b = runtimes[1].run(manager(&pair.b));
-    let (said_a, said_b) = (announcement(&ca, &pair.a, &a, ttl), announcement(&ca, &pair.b, &b, ttl));
-    let wish_a = desired(&ca, (&pair.a, &a), &pair.b, &said_b);
-    let wish_b = desired(&ca, (&pair.b, &b), &pair.a, &said_a);
-    runtimes[0].run(a.set_peers(wish_a.clone())).unwrap();
-    runtimes[1].run(b.set_peers(wish_b.clone())).unwrap();
-    let [runtime_a, runtime_b] = runtimes;
-    [
-        Side { manager: a, wish: wish_a, runtime: runtime_a },
-        Side { manager: b, wish: wish_b, runtime: runtime_b },
-    ]
-}
+use countersign_wg_manager::{Backend, BackendChoice, Desired, Error, Manager};
+use countersign_wg_proto::inside;
+use rig::managed::{Runtime, config, join, manager, now, repairs, routes};
+use rig::{DEVICE, Pair, eventually, possible};
 
 #[test]
 fn nodes_with_attested_keys_reach_each_other() {
@@ -152,7 +27,10 @@ fn nodes_with_attested_keys_reach_each_other() {
         assert_eq!(pair.b.ping(&pair.a, v6, "-c 5 -i 0.05"), 5);
     }
     let status = a.runtime.run(a.manager.status()).unwrap();
-    assert_eq!((status.errors.as_slice(), status.listen_port, status.backend), (&[][..], 51871, "userspace"));
+    assert_eq!(
+        (status.errors.as_slice(), status.listen_port, status.backend),
+        (&[][..], 51871, Backend::Userspace)
+    );
     let peer = &status.peers[0];
     assert_eq!((peer.node.as_str(), peer.public_key), ("node-2", b.manager.public_key()));
     assert_eq!(peer.attested_by, "spiffe://countersign.lab/node/node-2");
@@ -169,38 +47,7 @@ fn what_others_change_is_repaired() {
         return;
     }
     let pair = Pair::with_devices();
-    let [a, b] = join(&pair, 3600);
-    let peer = b.manager.public_key();
-    let whole = |before: u64| {
-        let status = a.runtime.run(a.manager.status()).unwrap();
-        let good =
-            status.peers.len() == 1 && status.peers[0].allowed_ips.len() == 2 && status.errors.is_empty();
-        good && status.listen_port == 51871
-            && status.repairs > before
-            && routes(&pair.a).matches(DEVICE).count() == 2
-    };
-    let damages = [
-        format!("wg set {DEVICE} peer {peer} remove"),
-        format!("wg set {DEVICE} peer {peer} allowed-ips 10.1.0.0/16"),
-        format!("wg set {DEVICE} listen-port 1111"),
-        format!("wg set {DEVICE} private-key {}", pair.b.key_file().display()),
-        format!("wg set {DEVICE} peer {} allowed-ips 10.77.2.0/24", pair.a.public_key()),
-        "ip route del 10.77.2.0/24 proto 197 metric 50".to_owned(),
-        "ip -6 route del fd77:2::/64 proto 197 metric 50".to_owned(),
-        format!("ip link set {DEVICE} down"),
-        format!("ip link set {DEVICE} mtu 1300"),
-    ];
-    for damage in damages {
-        let before = a.runtime.run(a.manager.status()).unwrap().repairs;
-        pair.a.must(&damage);
-        assert!(eventually(Duration::from_secs(5), || whole(before)), "{damage}: {}", routes(&pair.a));
-        let reachable = || pair.a.ping(&pair.b, false, "-c 1") == 1;
-        assert!(eventually(Duration::from_secs(12), reachable), "{damage}");
-    }
-    // Nothing more to do.
-    let before = a.runtime.run(a.manager.status()).unwrap().repairs;
-    std::thread::sleep(Duration::from_secs(1));
-    assert_eq!(a.runtime.run(a.manager.status()).unwrap().repairs, before);
+    repairs(&pair, &join(&pair, 3600));
 }
 
 /// A cable that loses what is large and says nothing, as bad firewalls do.
@@ -311,7 +158,7 @@ fn the_key_outlives_the_manager_and_so_do_peers() {
     let received = std::thread::scope(|scope| {
         let pings = scope.spawn(|| pair.a.ping(&pair.b, false, "-c 200 -i 0.01"));
         let runtime = Runtime::new(&pair.a);
-        let again = runtime.run(manager(&pair.a));
+        let again = runtime.run(manager(&pair.a, BackendChoice::Userspace));
         assert_eq!(again.public_key(), key);
         runtime.run(again.set_peers(wish)).unwrap();
         pings.join().unwrap()
@@ -326,9 +173,28 @@ fn a_manager_without_a_data_plane_says_so() {
     }
     let pair = Pair::new();
     let runtime = Runtime::new(&pair.a);
-    let alone = runtime.run(manager(&pair.a));
+    let alone = runtime.run(manager(&pair.a, BackendChoice::Userspace));
     let error = runtime.run(alone.set_peers(Desired { complete: true, ..Desired::default() })).unwrap_err();
     assert!(matches!(&error, Error::Problems(_)) && error.to_string().contains("no data plane"), "{error}");
     let status = runtime.run(alone.status()).unwrap();
     assert!(status.errors[0].contains("no data plane"), "{:?}", status.errors);
+}
+
+#[test]
+fn a_kernel_without_wireguard_is_said_at_once() {
+    if !possible() {
+        return;
+    }
+    let pair = Pair::new();
+    let runtime = Runtime::new(&pair.a);
+    let has_wireguard = pair.a.exec("ip link add probe type wireguard").status.success();
+    let made = |choice| runtime.run(Manager::new(config(&pair.a, choice)));
+    let backend = |manager: Manager| runtime.run(manager.status()).unwrap().backend;
+    if has_wireguard {
+        assert_eq!(backend(made(BackendChoice::Kernel).unwrap()), Backend::Kernel);
+        return;
+    }
+    let error = made(BackendChoice::Kernel).unwrap_err();
+    assert!(matches!(error, Error::NoKernelWireGuard), "{error}");
+    assert_eq!(backend(made(BackendChoice::Auto).unwrap()), Backend::Userspace);
 }

@@ -13,7 +13,7 @@ use crate::setup::packages;
 use crate::sh;
 
 /// Of this machine.
-const TOOLS: [&str; 7] = ["ip", "tc", "wg", "ping", "iperf3", "tcpdump", "nsenter"];
+const TOOLS: [&str; 8] = ["ip", "tc", "wg", "ping", "iperf3", "tcpdump", "nsenter", "unshare"];
 /// What is used of the kernel, and may be a module of it.
 const MODULES: [&str; 8] =
     ["wireguard", "veth", "tun", "vxlan", "sch_ingress", "cls_bpf", "af_packet", "sch_fq_codel"];
@@ -44,6 +44,7 @@ pub fn write(kernel: &Kernel, busybox: &Path, ours: &Programs, rekeys: u32) -> R
     for (name, file) in &ours.tests {
         add(&mut archive, &format!("tests/{name}"), file, &mut libraries)?;
     }
+    add(&mut archive, "managed/kernel", &ours.managed, &mut libraries)?;
     for library in &libraries {
         archive.copy(library.trim_start_matches('/'), Path::new(library))?;
     }

@@ -252,7 +252,7 @@ impl Node {
         if self.encryption.watched.is_empty() {
             let device = &self.config.wireguard_device;
             reasons.push(format!(
-                "{device} is not there: no pod traffic leaves this node (is countersign-wg running?)"
+                "{device} is not there: no pod traffic leaves this node (`countersign encrypt status` says why)"
             ));
         }
         if let Some((since, why)) = self.svids.source().down() {
@@ -437,7 +437,7 @@ impl Node {
                 node,
                 mode: "Wireguard".to_owned(),
                 device: status.device,
-                backend: "countersign-wg (userspace)".to_owned(),
+                backend: status.backend.to_string(),
                 listen_port: status.listen_port,
                 public_key: status.public_key.map(|key| key.to_string()).unwrap_or_default(),
                 peers,

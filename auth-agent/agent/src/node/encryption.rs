@@ -7,7 +7,9 @@ use std::time::Instant;
 
 use anyhow::Context;
 use countersign_cluster::NodePublisher;
-use countersign_wg_manager::{Desired, KeyRing, Manager, OwnKey, OwnKeys, OwnNode, RemoteNode, Slot, Way};
+use countersign_wg_manager::{
+    BackendChoice, Desired, KeyRing, Manager, OwnKey, OwnKeys, OwnNode, RemoteNode, Slot, Way,
+};
 use countersign_wg_proto::{
     ANNOTATION, ANNOTATION_NEXT, Agreements, AttestedKey, PresharedKey, TunnelId, announce,
 };
@@ -17,7 +19,7 @@ use tokio::task::JoinHandle;
 use super::Node;
 use super::rotation::Rotating;
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, WireguardBackend};
 use crate::limits;
 use crate::state::StateFile;
 
@@ -61,6 +63,11 @@ impl Encryption {
         let settings = countersign_wg_manager::Config {
             device: config.wireguard_device.clone(),
             listen_port: config.wireguard_port,
+            backend: match config.wireguard_backend {
+                WireguardBackend::Auto => BackendChoice::Auto,
+                WireguardBackend::Kernel => BackendChoice::Kernel,
+                WireguardBackend::Userspace => BackendChoice::Userspace,
+            },
             program: data_plane(config),
             run_dir: config.run_dir.clone(),
             ..countersign_wg_manager::Config::default()

@@ -12,7 +12,7 @@ pub struct EncryptStatus {
     pub mode: String,
     /// Network device; several, with commas between, while keys change or where nodes have changed theirs.
     pub device: String,
-    /// What moves the packets: `countersign-wg` (userspace) or `kernel`.
+    /// What moves the packets: `countersign-wg (userspace)` or `kernel`.
     pub backend: String,
     /// UDP port it listens on, of the first device.
     pub listen_port: u16,

@@ -54,7 +54,7 @@ fn encode_op(text: &mut Zeroizing<String>, op: &Op) {
             }
             encode_allowed(text, add_allowed_ips);
         }
-        Op::ShrinkAllowedIps { key, keep } => {
+        Op::ShrinkAllowedIps { key, keep, .. } => {
             existing(text, key);
             line(text, "replace_allowed_ips", "true");
             encode_allowed(text, keep);

@@ -3,6 +3,8 @@
 // Each test file uses its part of this.
 #![allow(dead_code)]
 
+pub mod managed;
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
@@ -15,13 +17,22 @@ use countersign_wg_manager::Uapi;
 pub const DEVICE: &str = "cs_wg0";
 /// The port of every node.
 pub const PORT: u16 = 51871;
-const BINARY: &str = env!("CARGO_BIN_EXE_countersign-wg");
+
+/// The program. In a virtual machine it is not where it was built.
+pub fn binary() -> PathBuf {
+    let given = std::env::var_os("COUNTERSIGN_WG").map(PathBuf::from);
+    given.unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_countersign-wg")))
+}
 
 /// True if the test can run. It needs root, TUN and some tools; where those are missing it is skipped, but
 /// fails when `CI=true`.
 pub fn possible() -> bool {
-    let tools = ["ip", "nsenter", "unshare", "wg", "ping", "iperf3", "ncat", "ss"];
-    let missing: Vec<&str> = tools.into_iter().filter(|tool| !installed(tool)).collect();
+    possible_with(&["ip", "nsenter", "unshare", "wg", "ping", "iperf3", "ncat", "ss"])
+}
+
+/// The same with other tools.
+pub fn possible_with(tools: &[&str]) -> bool {
+    let missing: Vec<&str> = tools.iter().copied().filter(|tool| !installed(tool)).collect();
     let root = nix::unistd::geteuid().is_root();
     let tun = Path::new("/dev/net/tun").exists();
     if root && tun && missing.is_empty() {
@@ -200,7 +211,7 @@ impl Node {
 
     /// Start the device in the foreground, and wait until it is ready.
     pub fn start(&mut self) {
-        self.start_other(Path::new(BINARY), &["--foreground", DEVICE]);
+        self.start_other(&binary(), &["--foreground", DEVICE]);
     }
 
     /// The same with any program that stays in the foreground.
@@ -219,7 +230,10 @@ impl Node {
     /// Starts another process that takes the device over, and waits for the first one's end; returns whether it said
     /// that it was fine.
     pub fn take_over(&mut self) -> bool {
-        let successor = self.command(BINARY, &["--foreground", "--take-over", DEVICE]).spawn().unwrap();
+        let successor = self
+            .command(binary().to_str().unwrap(), &["--foreground", "--take-over", DEVICE])
+            .spawn()
+            .unwrap();
         let mut predecessor = self.child.replace(successor).unwrap();
         let mut ended = None;
         eventually(Duration::from_secs(30), || {
@@ -250,6 +264,16 @@ impl Node {
     pub fn terminate(&mut self) -> bool {
         let _ = nix::sys::signal::kill(self.pid(), nix::sys::signal::SIGTERM);
         self.child.take().unwrap().wait().unwrap().success()
+    }
+
+    /// Whether the process ends by itself, as it does when its device is deleted.
+    pub fn ends(&mut self) -> bool {
+        let Some(mut child) = self.child.take() else { return true };
+        let ended = eventually(Duration::from_secs(30), || child.try_wait().unwrap().is_some());
+        if !ended {
+            self.child = Some(child);
+        }
+        ended
     }
 
     pub fn has_device(&self) -> bool {

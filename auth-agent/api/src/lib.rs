@@ -21,7 +21,7 @@ pub use error::{Error, ErrorKind};
 pub use request::{EndpointRef, EndpointSpec, ExplainRequest, FlowFilter, ObserveRequest, Request};
 pub use server::{Connection, Counters, Listener, Responder};
 pub use types::auth::{AuthEntry, AuthFlushed, AuthState};
-pub use types::encrypt::{EncryptPeer, EncryptStatus, KeyRotation, PresharedKey, RotationBegun};
+pub use types::encrypt::{EncryptPeer, EncryptStatus, KeyRotation, PathMtu, PresharedKey, RotationBegun};
 pub use types::endpoint::{EndpointAdded, EndpointEntry, IdentityEntry, IpcacheEntry};
 pub use types::flow::{Flow, FlowEndpoint, FlowEvent, FlowL4, FlowPolicy};
 pub use types::policy::{

@@ -122,6 +122,8 @@ fn peer(text: &mut String, peer: &EncryptPeer, now: u64, paint: Paint) {
         }
     };
     line("Preshared key:", &preshared);
+    let path = peer.path.map(|of| format!("{} B{}", of.mtu, if of.probed { "" } else { " (not probed)" }));
+    line("Path MTU:", path.as_deref().unwrap_or("-"));
     if let Some(error) = &peer.error {
         line("Error:", &paint.bad(Safe(error)));
     }

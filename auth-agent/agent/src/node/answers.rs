@@ -12,7 +12,7 @@ use countersign_ebpf_loader::AttachMode;
 use countersign_flows::LossSource;
 use countersign_policy::EndpointPolicy;
 use countersign_policy::identity::reserved;
-use countersign_wg_proto::{PublicKey, TunnelId};
+use countersign_wg_proto::{Known, PublicKey, TunnelId};
 use serde::Serialize;
 
 use super::policy::mode_name;
@@ -572,6 +572,9 @@ fn peer(of: &countersign_wg_manager::PeerStatus, preshared: Option<api::Preshare
         attested_by: of.attested_by.clone(),
         attested_until: Some(of.attested_until),
         preshared,
+        path: of
+            .path
+            .map(|path| api::PathMtu { mtu: path.mtu, probed: matches!(path.known, Known::Takes(_)) }),
         error: None,
     }
 }

@@ -93,8 +93,20 @@ pub struct EncryptPeer {
     pub attested_until: Option<u64>,
     /// The preshared key of the tunnel; none while nothing is agreed on.
     pub preshared: Option<PresharedKey>,
+    /// What the path there takes; none while nothing is known of it.
+    pub path: Option<PathMtu>,
     /// Why there is no encryption to it; or, where there is a public key, why the one it announces now is refused.
     pub error: Option<String>,
+}
+
+/// How large a packet a path takes whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PathMtu {
+    /// In bytes, IP header included.
+    pub mtu: u16,
+    /// Whether probes of that size have arrived. If not, it is what the first hop takes.
+    pub probed: bool,
 }
 
 /// What there is to say about a preshared key, which itself is secret. It comes out of a handshake between the two

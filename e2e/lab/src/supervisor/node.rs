@@ -127,6 +127,8 @@ fn agent_command(config: &LabConfig, paths: &Paths, node: &str) -> Command {
         .args(["--uplink", "eth0"])
         .args(["--trust-domain", TRUST_DOMAIN])
         .args(["--parking", config.parking.as_str()])
+        // It is started here; whoever wants the kernel's says so among the agent's arguments.
+        .env("COUNTERSIGN_WIREGUARD_BACKEND", "userspace")
         .args(&config.agent_args);
     identity_arguments(&mut command, config, paths, node);
     command

@@ -34,7 +34,7 @@ const LINT: &[Step] = &[
 ];
 
 const BUILD_AND_TEST: &[Step] = &[
-    Step { name: "build", run: || check(crate::build::run) },
+    Step { name: "build", run: || check(crate::build::run_with_tests) },
     // Real peers of the tests; a machine builds each version once.
     Step { name: "peers", run: || check(|| crate::peers::run(false)) },
     Step { name: "tests", run: tests },

@@ -75,7 +75,7 @@ async fn entries_follow_the_api_server() {
     api.policy("p", "db", "web");
     let agent = |n: u8| format!("/node/node{n} < /spire-node/node{n} unix:uid:0");
     let mut expected =
-        vec![agent(1), agent(2), agent(3), line("default", "node1", &web), line("default", "node2", &db)];
+        [agent(1), agent(2), agent(3), line("default", "node1", &web), line("default", "node2", &db)];
     expected.sort();
     let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
     at.until_entries(&spire, OURS, &expected).await;
@@ -85,7 +85,7 @@ async fn entries_follow_the_api_server() {
     let again = api.pod("web", "node3", "web");
     assert_ne!(web, again);
     let mut expected =
-        vec![agent(2), agent(3), line("default", "node3", &again), line("default", "node2", &db)];
+        [agent(2), agent(3), line("default", "node3", &again), line("default", "node2", &db)];
     expected.sort();
     let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
     at.until_entries(&spire, OURS, &expected).await;

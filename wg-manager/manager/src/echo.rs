@@ -165,7 +165,7 @@ impl Ours {
 /// RFC 1071.
 fn checksum(bytes: &[u8]) -> u16 {
     let pairs = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
-    let sum = pairs.fold(0_u32, |sum, pair| sum + pair);
+    let sum: u32 = pairs.sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     !((folded & 0xffff) + (folded >> 16)) as u16
 }

@@ -304,7 +304,9 @@ mod tests {
         for object in expected.values_mut() {
             // The lines of a file are a file's.
             if let Object::Policy(policy) = object {
-                std::sync::Arc::make_mut(policy).notes.clear();
+                let policy = std::sync::Arc::make_mut(policy);
+                policy.notes.clear();
+                policy.rules.iter_mut().flat_map(|rule| &mut rule.clauses).for_each(|clause| clause.line = None);
             }
         }
         assert_eq!(world.objects, expected);

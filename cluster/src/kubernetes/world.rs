@@ -306,7 +306,11 @@ mod tests {
             if let Object::Policy(policy) = object {
                 let policy = std::sync::Arc::make_mut(policy);
                 policy.notes.clear();
-                policy.rules.iter_mut().flat_map(|rule| &mut rule.clauses).for_each(|clause| clause.line = None);
+                policy
+                    .rules
+                    .iter_mut()
+                    .flat_map(|rule| &mut rule.clauses)
+                    .for_each(|clause| clause.line = None);
             }
         }
         assert_eq!(world.objects, expected);

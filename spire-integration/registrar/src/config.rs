@@ -210,7 +210,9 @@ impl Config {
         self.election.timing()?;
         // clap does not ask for what another argument excludes.
         if self.kubeconfig.is_some() && !self.kubernetes {
-            anyhow::bail!("--kubeconfig is for --kubernetes, and that excludes --manifests: give one of the two");
+            anyhow::bail!(
+                "--kubeconfig is for --kubernetes, and that excludes --manifests: give one of the two"
+            );
         }
         // Whoever gave the numbers of identities would have to be asked, and in Kubernetes nobody gives them yet.
         if self.kubernetes && self.spiffe_id_template.to_string().contains("{number}") {

@@ -84,8 +84,7 @@ async fn entries_follow_the_api_server() {
     api.delete_pod("web");
     let again = api.pod("web", "node3", "web");
     assert_ne!(web, again);
-    let mut expected =
-        [agent(2), agent(3), line("default", "node3", &again), line("default", "node2", &db)];
+    let mut expected = [agent(2), agent(3), line("default", "node3", &again), line("default", "node2", &db)];
     expected.sort();
     let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
     at.until_entries(&spire, OURS, &expected).await;
